@@ -1,0 +1,1 @@
+"""The product: service, graph, approvals, tools and model. Knows neither Slack nor HTTP."""

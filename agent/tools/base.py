@@ -1,0 +1,126 @@
+"""The nouns of tools: what is known of one, what a call of it gives, and what can run it."""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID, uuid5
+
+import rfc8785
+
+TOOL_NAMESPACE = UUID("6f5c1b57-6a3c-5b2e-9a43-0d3a7f1e2b11")
+RESULT_LIMIT = 24_000
+"""Characters of a result that reach the model; about 6,000 tokens."""
+
+
+class Source(StrEnum):
+    """Where a tool comes from."""
+
+    CUSTOM = "custom"
+    MCP = "mcp"
+    DECLARED = "declared"
+    DEMO = "demo"
+
+
+class Outcome(StrEnum):
+    """What is known of a call's effect once it has returned."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "outcome_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """What is known of a tool without running it.
+
+    `name` is what the model and people see: unique in the catalogue, 1 to 64 of `[A-Za-z0-9_-]`.
+    `original_name` is the name at its source. `read_only` and `idempotent` are the operator's word, never a
+    server's: a server's own `annotations` are shown and not trusted.
+    """
+
+    tool_id: UUID
+    name: str
+    original_name: str
+    description: str
+    source: Source
+    server: str | None
+    input_schema: dict[str, Any]
+    schema_hash: str
+    annotations: dict[str, Any] = field(default_factory=dict[str, Any])
+    read_only: bool = False
+    idempotent: bool = False
+    timeout_s: float = 60.0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a call whose outcome is unknown may simply run again."""
+        return self.read_only or self.idempotent
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What a tool may know of the call it runs for."""
+
+    session_id: UUID
+    tool_call_id: str
+    approval_id: UUID | None
+    """The idempotency key for tools that accept one."""
+    requester_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a call gave: text for the model, and whether its effect is known."""
+
+    text: str
+    outcome: Outcome = Outcome.SUCCEEDED
+
+
+class Tool(Protocol):
+    """Something the agent may call. `run` may raise: whoever calls it turns exceptions into a failed result."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult: ...
+
+
+class ToolSource(Protocol):
+    """A provider of tools whose set may change while it runs."""
+
+    def tools(self) -> list[Tool]:
+        """Return the tools that can be called now."""
+        ...
+
+    def problems(self) -> dict[str, str]:
+        """Return what is wrong, by server or file name, each as one sentence."""
+        ...
+
+    async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Keep the source alive until cancelled; await `changed()` once after each change of `tools()`."""
+        ...
+
+    async def ready(self) -> None:
+        """Return once everything was tried once."""
+        ...
+
+
+def tool_id(source: Source, server: str | None, original_name: str) -> UUID:
+    """Return the stable id: UUIDv5 of source, server and original name."""
+    return uuid5(TOOL_NAMESPACE, "\x1f".join((source.value, server or "", original_name)))
+
+
+def schema_hash(name: str, description: str, input_schema: Mapping[str, Any]) -> str:
+    """Return the hash that an approval is bound to: SHA-256 over name, description and schema."""
+    return hashlib.sha256(rfc8785.dumps([name, description, dict(input_schema)])).hexdigest()
+
+
+def capped(text: str, limit: int = RESULT_LIMIT) -> str:
+    """Return `text`, or its start and end with a note of how much was cut between them."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit * 3 // 4, limit // 4
+    cut = len(text) - head - tail
+    return f"{text[:head]}\n[... {cut} of {len(text)} characters cut ...]\n{text[-tail:]}"
