@@ -1,0 +1,1 @@
+"""Postgres: pools, named queries, migrations, checkpointer, dispatch. Knows no domain type."""

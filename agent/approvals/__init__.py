@@ -1,0 +1,1 @@
+"""Approvals: the human decision that one tool call needs."""

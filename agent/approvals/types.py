@@ -1,0 +1,116 @@
+"""The nouns of approvals, and why one may be refused."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from agent.errors import Conflict, Expired, Invalid, NotAllowed
+from agent.types import Person
+
+
+class Decision(StrEnum):
+    """What one person says of one call."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+
+
+class ApprovalStatus(StrEnum):
+    """How an approval stands; all but the first are settled."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class ExecutionStatus(StrEnum):
+    """How the ledger stands for the call."""
+
+    NONE = "none"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "outcome_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One person's word on the arguments whose digest it names."""
+
+    by: Person
+    decision: Decision
+    reason: str | None
+    args_digest: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """The human decision that one tool call needs, bound to tool, schema hash and exact arguments.
+
+    `args` is what will run, parsed from the stored canonical JSON whose SHA-256 is `args_digest`; `args_proposed` is
+    what was asked for. `approvers` are entries as in APPROVERS, or None for whoever may decide by default.
+    """
+
+    approval_id: UUID
+    session_id: UUID
+    turn_id: UUID
+    tool_call_id: str
+    tool_id: UUID
+    tool_name: str
+    schema_hash: str
+    args: dict[str, Any]
+    args_digest: str
+    args_proposed: dict[str, Any]
+    requested_by: Person
+    requested_reason: str | None
+    status: ApprovalStatus
+    execution: ExecutionStatus
+    result: str | None
+    quorum: int
+    four_eyes: bool
+    approvers: tuple[str, ...] | None
+    decided_by: Person | None
+    decided_at: datetime | None
+    reason: str | None
+    expires_at: datetime
+    created_at: datetime
+    votes: tuple[Vote, ...] = field(default_factory=tuple)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.status is not ApprovalStatus.PENDING
+
+
+class NotAnApprover(NotAllowed):
+    code = "not_an_approver"
+
+
+class OwnRequest(NotAllowed):
+    code = "four_eyes"
+
+
+class DeniedByPolicy(NotAllowed):
+    code = "denied_by_policy"
+
+
+class AlreadySettled(Conflict):
+    """Carries the approval, so a door can say by whom and when."""
+
+    code = "already_settled"
+
+    def __init__(self, message: str, approval: Approval) -> None:
+        super().__init__(message)
+        self.approval = approval
+
+
+class ApprovalExpired(Expired):
+    code = "approval_expired"
+
+
+class InvalidArguments(Invalid):
+    code = "invalid_arguments"

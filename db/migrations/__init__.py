@@ -1,0 +1,1 @@
+"""Forward-only migrations: Alembic keeps the order, plain SQL does the work."""

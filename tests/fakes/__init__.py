@@ -1,0 +1,1 @@
+"""Fakes with behaviour, for what this project does not own."""
