@@ -1,6 +1,6 @@
 """LangGraph's checkpointer on a shared psycopg pool: lean, and fenced by the thread's epoch."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -78,7 +78,7 @@ class LeanSaver(AsyncPostgresSaver):
         await super().aput_writes(config, writes, task_id, task_path)
 
     @asynccontextmanager
-    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
         try:
             async with super()._cursor(pipeline=pipeline) as cursor:
                 if pipeline and self._session_id is not None:

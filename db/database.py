@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -30,7 +30,7 @@ class Database:
     def __init__(self, dsn: str, *, min_size: int = 2, max_size: int = 10) -> None:
         self.dsn = dsn
         self._sizes = (min_size, max_size)
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._pool: asyncpg.Pool | None = None
         self.waited = 0.0
         self.acquired = 0
 
@@ -42,7 +42,8 @@ class Database:
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
             raise DatabaseUnreachable(
-                f"The database cannot be reached ({type(error).__name__}: {error}): check DATABASE_URL and that PostgreSQL runs."
+                f"The database cannot be reached ({type(error).__name__}: {error}): "
+                "check DATABASE_URL and that PostgreSQL runs."
             ) from error
 
     async def close(self) -> None:
@@ -53,13 +54,13 @@ class Database:
             self._pool = None
 
     @property
-    def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
+    def pool(self) -> asyncpg.Pool:
         if self._pool is None:
             raise RuntimeError("The database is not open.")
         return self._pool
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Tx]:
+    async def connection(self) -> AsyncGenerator[Tx]:
         """A pooled connection, each statement its own transaction."""
         begun = time.monotonic()
         async with self.pool.acquire() as connection:
@@ -73,25 +74,27 @@ class Database:
                 raise
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Tx]:
+    async def transaction(self) -> AsyncGenerator[Tx]:
         """One transaction; committed at the end of the block, rolled back by an exception."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 
-    async def listen(self, channel: str, heard: Callable[[str | None], None]) -> None:
-        """Call `heard(payload)` for each notification until cancelled; `heard(None)` after each (re)connect,
+    async def listen(self, heard: dict[str, Callable[[str | None], None]]) -> None:
+        """Call `heard[channel](payload)` for each notification until cancelled, and each with None after a (re)connect,
         because whatever was notified in between was missed."""
         while True:
             connection: Any = None
             try:
                 connection = await asyncpg.connect(self.dsn, timeout=10)
-                await connection.add_listener(channel, lambda *args: heard(str(args[3])))
-                heard(None)
+                for channel in heard:
+                    await connection.add_listener(channel, lambda *args: heard[args[2]](str(args[3])))
+                for tell in heard.values():
+                    tell(None)
                 while not connection.is_closed():
                     await asyncio.sleep(2)
                     await connection.execute("SELECT 1", timeout=10)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-                log.warning("database.listen_lost", channel=channel, error=type(error).__name__)
+                log.warning("database.listen_lost", error=type(error).__name__)
                 await asyncio.sleep(0.5)
             finally:
                 if connection is not None:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -61,7 +62,8 @@ def _upgrade(dsn: str) -> None:
 
     # The lock lives on a connection without a transaction: LangGraph builds its indexes CONCURRENTLY, which waits for
     # every open transaction and would wait for the lock's own for ever.
-    with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as lock:
+    connect = psycopg.Connection[dict[str, Any]].connect
+    with connect(dsn, autocommit=True, row_factory=dict_row) as lock:
         lock.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=pool.NullPool)
         config = Config()

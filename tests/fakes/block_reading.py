@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 _WORDS = ("text", "title", "subtitle", "body", "details", "output", "alt_text", "label", "hint")
-_INSIDE = ("fields", "element", "elements", "accessory", "child_blocks", "tasks", "actions", "rows", "options", "placeholder")
+_INSIDE = (
+    "fields",
+    "element",
+    "elements",
+    "accessory",
+    "child_blocks",
+    "tasks",
+    "actions",
+    "rows",
+    "options",
+    "placeholder",
+)
 _PING = re.compile(r"<(?:![a-z^]+[^>]*|@[UW][A-Z0-9]+(?:\|[^>]*)?)>")
 
 
@@ -80,8 +91,8 @@ def pressables(blocks: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 def named(blocks: list[dict[str, Any]], fresh: Iterator[str]) -> list[dict[str, Any]]:
     """The blocks as Slack stores them: whatever lacks a block_id or action_id is given one."""
     result: list[dict[str, Any]] = []
-    for block in blocks:
-        block = {**block, "block_id": block.get("block_id") or next(fresh)}
+    for given in blocks:
+        block: dict[str, Any] = {**given, "block_id": given.get("block_id") or next(fresh)}
         if block["type"] == "actions":
             block["elements"] = [{**e, "action_id": e.get("action_id") or next(fresh)} for e in block["elements"]]
         if isinstance(block.get("accessory"), dict) and block["accessory"]["type"] != "image":

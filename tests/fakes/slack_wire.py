@@ -136,7 +136,7 @@ class Wire(Workspace):
         envelope_id = secrets.token_hex(16)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[envelope_id] = (socket, answer)
-        envelope = {"envelope_id": envelope_id, "type": kind, "payload": body}
+        envelope: Json = {"envelope_id": envelope_id, "type": kind, "payload": body}
         envelope["accepts_response_payload"] = kind != "events_api"
         if kind == "events_api":
             envelope.update(retry_attempt=attempt, retry_reason=reason)

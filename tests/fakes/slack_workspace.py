@@ -206,7 +206,9 @@ class Workspace:
         raise NotImplementedError
 
     def tell_posted(self, channel: str, message: Json) -> None:
-        self.tell({**self.public(message), "channel": channel, "channel_type": self.kind(channel), "event_ts": message["ts"]})
+        self.tell(
+            {**self.public(message), "channel": channel, "channel_type": self.kind(channel), "event_ts": message["ts"]}
+        )
 
     def tell_changed(self, channel: str, message: Json, before: Json) -> None:
         changed = {"subtype": "message_changed", "hidden": True, "message": self.public(message)}

@@ -268,17 +268,5 @@ BEGIN
 END;
 $$;
 
--- Policy rows, roles and the catalogue are cached in each process; a change of any tells them all.
-CREATE FUNCTION opsagent_notify_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('opsagent_changes', TG_TABLE_NAME);
-    RETURN NULL;
-END;
-$$;
-CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON tool_approval_config
-    FOR EACH STATEMENT EXECUTE FUNCTION opsagent_notify_change();
-CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON tools
-    FOR EACH STATEMENT EXECUTE FUNCTION opsagent_notify_change();
-
 INSERT INTO users (user_id, username, role, display_name)
 VALUES ('00000000-0000-4000-8000-000000000001', 'api-key', 'admin', 'API key');

@@ -1,0 +1,48 @@
+# Everything a developer or an operator of a checkout does. `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test lint format lock bench
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv from the hashed lock, again when the lock or pyproject.toml changed
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "opsagent needs Python 3.11 or newer, and $(PYTHON) is not: run make again with PYTHON=python3.11." >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+up: install ## install, then run everything in one process
+	$(BIN)/opsagent up
+
+lint: install ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+test: lint ## lint, then every test, with warnings as errors
+	$(BIN)/pytest -n 2 --dist loadgroup -W error
+
+format: install ## put the code into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: install ## resolve pyproject.toml anew into both locks
+	$(LOCK) --upgrade --extra dev pyproject.toml --output-file requirements-dev.lock
+	$(LOCK) --upgrade --constraint requirements-dev.lock pyproject.toml --output-file requirements.lock
+
+bench: install ## measure what the README's figures come from
+	$(BIN)/python -m benchmarks

@@ -1,0 +1,235 @@
+"""Pure decisions: what policy says of a call, who may decide it, and how a vote settles it."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, Literal
+
+import jsonschema_rs
+import rfc8785
+
+from agent.approvals.types import (
+    AlreadySettled,
+    Approval,
+    ApprovalExpired,
+    ApprovalStatus,
+    Decision,
+    NotAnApprover,
+    OwnRequest,
+    Vote,
+)
+from agent.errors import Invalid
+from agent.types import Principal, Role
+
+DEFAULT_EXPIRY_S = 24 * 3600
+ROLE_PREFIX = "role:"
+
+
+class Verdict(StrEnum):
+    """What policy says of one call; the order is from loose to strict."""
+
+    AUTO = "auto"
+    ASK = "ask"
+    DENY = "deny"
+
+
+_STRICTNESS = list(Verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """A condition on the arguments (a JSON Schema) and what it decides where it matches."""
+
+    args: dict[str, Any]
+    decision: Literal["auto", "ask", "deny"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One policy row. Both flags true is refused; both false means the tool is denied."""
+
+    auto_execute: bool
+    approval_required: bool
+    approvers: tuple[str, ...] | None = None
+    quorum: int | None = None
+    four_eyes: bool | None = None
+    expires_in_s: int | None = None
+    when: tuple[When, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What counts for a call, and the terms under which it may be approved."""
+
+    verdict: Verdict
+    approvers: tuple[str, ...] | None = None
+    quorum: int = 1
+    four_eyes: bool = False
+    expires_in_s: int = DEFAULT_EXPIRY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stored rule and whose word it is: an admin's, or the user's own tightening of `beneath`."""
+
+    rule: Rule
+    by_admin: bool = True
+    beneath: Rule | None = None
+
+
+def check(rule: Rule) -> Rule:
+    """Return the rule, or raise Invalid with why it can't be one."""
+    if rule.auto_execute and rule.approval_required:
+        raise Invalid("auto_execute and approval_required can't both be true: choose one (both false denies the tool).")
+    if rule.quorum is not None and rule.quorum < 1:
+        raise Invalid("quorum must be 1 or more.")
+    if rule.expires_in_s is not None and not 1 <= rule.expires_in_s <= 90 * 24 * 3600:
+        raise Invalid("expires_in_s must lie between 1 and 7776000 (90 days).")
+    for index, when in enumerate(rule.when):
+        try:
+            _matcher(rfc8785.dumps(when.args))
+        except ValueError as error:
+            raise Invalid(f"when[{index}].args is not a JSON Schema that can be used: {error}") from error
+    return rule
+
+
+def declared(*, read_only: bool) -> Rule:
+    """Return what counts for a tool nobody configured: it asks, unless its operator declared it read-only."""
+    return Rule(auto_execute=read_only, approval_required=not read_only)
+
+
+def rule_on(
+    args: Mapping[str, Any] | None,
+    *,
+    read_only: bool,
+    default: Row | None,
+    own: Row | None,
+    default_expiry_s: int = DEFAULT_EXPIRY_S,
+) -> Ruling:
+    """Return what counts for a user's call with these arguments (None: for the tool as such, conditions unseen).
+
+    A row that an admin set for the user replaces the default, looser or stricter. One that the user set can only
+    tighten: the stricter of it and of what would count without it. Else the default, else the tool's declaration.
+    """
+    base = default.rule if default else declared(read_only=read_only)
+    if own is None:
+        return _ruling(base, args, default_expiry_s)
+    if own.by_admin:
+        return _ruling(own.rule, args, default_expiry_s)
+    without = _ruling(own.beneath or base, args, default_expiry_s)
+    return _stricter(_ruling(own.rule, args, default_expiry_s), without)
+
+
+def _ruling(rule: Rule, args: Mapping[str, Any] | None, default_expiry_s: int) -> Ruling:
+    return Ruling(
+        verdict=_verdict(rule, args),
+        approvers=rule.approvers,
+        quorum=rule.quorum or 1,
+        four_eyes=bool(rule.four_eyes),
+        expires_in_s=rule.expires_in_s or default_expiry_s,
+    )
+
+
+def _verdict(rule: Rule, args: Mapping[str, Any] | None) -> Verdict:
+    if args is not None:
+        matching = [Verdict(w.decision) for w in rule.when if _matcher(rfc8785.dumps(w.args)).is_valid(dict(args))]
+        if matching:
+            return max(matching, key=_STRICTNESS.index)
+    if rule.auto_execute:
+        return Verdict.AUTO
+    return Verdict.ASK if rule.approval_required else Verdict.DENY
+
+
+def _stricter(one: Ruling, other: Ruling) -> Ruling:
+    """Return the stricter verdict under the stricter terms; `other`, an admin's word, names the approvers."""
+    return Ruling(
+        verdict=max(one.verdict, other.verdict, key=_STRICTNESS.index),
+        approvers=other.approvers,
+        quorum=max(one.quorum, other.quorum),
+        four_eyes=one.four_eyes or other.four_eyes,
+        expires_in_s=min(one.expires_in_s, other.expires_in_s),
+    )
+
+
+def _refuse(uri: str) -> Any:
+    raise ValueError(f"it refers to {uri}; a policy's schema must be whole in itself")
+
+
+@lru_cache(maxsize=512)
+def _matcher(schema: bytes) -> Any:
+    # Linear-time regexes and no retrieval: a schema is an admin's input, and is matched on the event loop.
+    return jsonschema_rs.validator_for(
+        json.loads(schema), pattern_options=jsonschema_rs.RegexOptions(), retriever=_refuse
+    )
+
+
+def groups_needed(entries: Collection[str]) -> list[str]:
+    """Return the user groups among approver entries."""
+    return sorted(entry for entry in entries if entry[:1] == "S" and entry[1:].isalnum() and entry.isupper())
+
+
+def may_decide(by: Principal, approvers: Collection[str], *, groups: Mapping[str, Collection[str]]) -> bool:
+    """Return whether a person has standing under these entries: chat user ids, group ids, usernames, `role:<role>`.
+
+    Chat display names never match; a username matches accounts that log in here, never a chat user's name.
+    """
+    if by.disabled or by.external:
+        return False
+    if by.role is Role.ADMIN or f"{ROLE_PREFIX}{by.role}" in approvers:
+        return True
+    if by.chat_user is not None:
+        return by.chat_user in approvers or any(
+            by.chat_user in groups.get(group, ()) for group in groups_needed(approvers)
+        )
+    return by.username.lower() in {entry.lower() for entry in approvers}
+
+
+def has_standing(
+    by: Principal, approval: Approval, *, approvers: Collection[str], groups: Mapping[str, Collection[str]]
+) -> bool:
+    """Return whether a person may decide this approval: those its tool names, else APPROVERS and the approver role."""
+    if approval.approvers is not None:
+        return may_decide(by, approval.approvers, groups=groups)
+    if by.role is Role.APPROVER and not by.disabled and not by.external:
+        return True
+    return may_decide(by, approvers, groups=groups)
+
+
+def settle(
+    approval: Approval,
+    decision: Decision,
+    *,
+    by: Principal,
+    standing: bool,
+    now: datetime,
+    reason: str | None = None,
+) -> Approval:
+    """Return the approval with this person's vote, settled where the vote settles it, or raise why it may not be cast.
+
+    One reject is a veto; approvals count per person and only for the arguments as they stand.
+    """
+    if not standing:
+        raise NotAnApprover("You may not decide this: it needs one of its approvers.")
+    if approval.is_settled:
+        who = f" by {approval.decided_by.display_name or approval.decided_by.username}" if approval.decided_by else ""
+        raise AlreadySettled(f"This was already {approval.status}{who}.", approval)
+    if approval.four_eyes and decision is Decision.APPROVE and by.user_id == approval.requested_by.user_id:
+        raise OwnRequest("Someone else must approve what you asked for.")
+    if now >= approval.expires_at:
+        raise ApprovalExpired("This approval has expired; ask the agent again.")
+    vote = Vote(by.person, decision, reason, approval.args_digest, now)
+    votes = (*(v for v in approval.votes if v.by.user_id != by.user_id), vote)
+    voted = replace(approval, votes=votes)
+    if decision is Decision.REJECT:
+        return replace(voted, status=ApprovalStatus.REJECTED, decided_by=by.person, decided_at=now, reason=reason)
+    if len(valid_approvals(voted)) >= voted.quorum:
+        return replace(voted, status=ApprovalStatus.APPROVED, decided_by=by.person, decided_at=now, reason=reason)
+    return voted
+
+
+def valid_approvals(approval: Approval) -> list[Vote]:
+    """Return the votes that count for running the call: approving, and on exactly the arguments that would run."""
+    return [v for v in approval.votes if v.decision is Decision.APPROVE and v.args_digest == approval.args_digest]

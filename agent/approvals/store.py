@@ -1,0 +1,208 @@
+"""Approvals as rows."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import rfc8785
+
+from agent import users
+from agent.approvals.policy import Ruling
+from agent.approvals.types import (
+    Approval,
+    ApprovalStatus,
+    Decision,
+    ExecutionStatus,
+    InvalidArguments,
+    Vote,
+)
+from agent.errors import NotFound
+from agent.types import Person
+from db import queries
+from db.database import Tx
+
+sql = queries.load("approvals")
+
+
+class ApprovalNotFound(NotFound):
+    code = "approval_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such approval.")
+
+
+def canonical(args: dict[str, Any]) -> str:
+    """Return the canonical JSON (RFC 8785) of arguments; raises InvalidArguments for what it can't express."""
+    try:
+        return rfc8785.dumps(args).decode()
+    except (ValueError, UnicodeError, RecursionError) as error:
+        raise InvalidArguments(
+            f"These arguments have no exact JSON form ({error}): send very large integers as strings."
+        ) from error
+
+
+def digest(canonical_args: str) -> str:
+    return hashlib.sha256(canonical_args.encode()).hexdigest()
+
+
+async def insert(
+    tx: Tx,
+    *,
+    approval_id: UUID,
+    session_id: UUID,
+    turn_id: UUID,
+    tool_call_id: str,
+    tool_id: UUID,
+    tool_name: str,
+    schema_hash: str,
+    args: str,
+    requested_by: UUID,
+    ruling: Ruling,
+    requested_reason: str | None = None,
+    status: ApprovalStatus = ApprovalStatus.PENDING,
+    reason: str | None = None,
+    now: datetime | None = None,
+    handled: bool = False,
+) -> None:
+    """Write the row of a call; `now` and `reason` where it is settled from the start."""
+    await tx.execute(
+        sql.insert,
+        approval_id,
+        session_id,
+        turn_id,
+        tool_call_id,
+        tool_id,
+        tool_name,
+        schema_hash,
+        args,
+        digest(args),
+        requested_by,
+        requested_reason,
+        status.value,
+        list(ruling.approvers) if ruling.approvers is not None else None,
+        ruling.quorum,
+        ruling.four_eyes,
+        reason,
+        now,
+        now if handled else None,
+        float(ruling.expires_in_s),
+    )
+
+
+async def lock(tx: Tx, approval_id: UUID) -> Approval:
+    """Lock and return an approval whose session's row the caller has locked."""
+    return await _one(tx, await tx.fetchrow(sql.lock, approval_id))
+
+
+async def lock_of_call(tx: Tx, session_id: UUID, tool_call_id: str) -> Approval | None:
+    row = await tx.fetchrow(sql.lock_of_call, session_id, tool_call_id)
+    return await _one(tx, row) if row else None
+
+
+async def read(tx: Tx, approval_id: UUID) -> Approval:
+    return await _one(tx, await tx.fetchrow(sql.read, approval_id))
+
+
+async def session_of(tx: Tx, approval_id: UUID) -> UUID:
+    session_id = await tx.fetchval(sql.session_of, approval_id)
+    if session_id is None:
+        raise ApprovalNotFound
+    return session_id
+
+
+async def of_turn(tx: Tx, turn_id: UUID, status: ApprovalStatus = ApprovalStatus.PENDING) -> list[Approval]:
+    return await _many(tx, await tx.fetch(sql.of_turn, turn_id, status.value))
+
+
+async def of_single_turn(tx: Tx, turn_id: UUID) -> Approval:
+    """Return the approval of a turn that is one call asked for without the model."""
+    return await _one(tx, await tx.fetchrow(sql.of_single_turn, turn_id))
+
+
+async def list_by_status(
+    tx: Tx, status: ApprovalStatus, *, before: tuple[datetime, UUID], limit: int, requester: UUID | None = None
+) -> list[Approval]:
+    """Return approvals, newest first: everybody's, or one requester's."""
+    if requester is None:
+        return await _many(tx, await tx.fetch(sql.list, status.value, *before, limit))
+    return await _many(tx, await tx.fetch(sql.list_of_requester, status.value, *before, limit, requester))
+
+
+async def save(tx: Tx, before: Approval, after: Approval) -> None:
+    """Write what a decision changed: the approval's row, and the vote that is new in it."""
+    await tx.execute(
+        sql.save,
+        after.approval_id,
+        after.status.value,
+        canonical(after.args),
+        after.args_digest,
+        after.decided_by.user_id if after.decided_by else None,
+        after.decided_at,
+        after.reason,
+    )
+    for vote in after.votes:
+        if vote not in before.votes:
+            await tx.execute(
+                sql.save_vote,
+                after.approval_id,
+                vote.by.user_id,
+                vote.decision.value,
+                vote.reason,
+                vote.args_digest,
+                vote.at,
+            )
+
+
+async def _one(tx: Tx, row: Any) -> Approval:
+    if row is None:
+        raise ApprovalNotFound
+    return (await _many(tx, [row]))[0]
+
+
+async def _many(tx: Tx, rows: Iterable[Any]) -> list[Approval]:
+    rows = list(rows)
+    if not rows:
+        return []
+    votes = await tx.fetch(sql.votes, [row["approval_id"] for row in rows])
+    ids = {row["requested_by"] for row in rows} | {row["decided_by"] for row in rows if row["decided_by"]}
+    people = {
+        user_id: user.person
+        for user_id, user in (await users.read_many(tx, ids | {vote["voter_id"] for vote in votes})).items()
+    }
+    return [
+        _approval(row, people, [vote for vote in votes if vote["approval_id"] == row["approval_id"]]) for row in rows
+    ]
+
+
+def _approval(row: Any, people: dict[UUID, Person], votes: list[Any]) -> Approval:
+    return Approval(
+        approval_id=row["approval_id"],
+        session_id=row["session_id"],
+        turn_id=row["turn_id"],
+        tool_call_id=row["tool_call_id"],
+        tool_id=row["tool_id"],
+        tool_name=row["tool_name"],
+        schema_hash=row["schema_hash"],
+        args=json.loads(row["args"]),
+        args_digest=row["args_digest"],
+        args_proposed=json.loads(row["args_proposed"]),
+        requested_by=people[row["requested_by"]],
+        requested_reason=row["requested_reason"],
+        status=ApprovalStatus(row["status"]),
+        execution=ExecutionStatus(row["execution"] or "none"),
+        result=row["result"],
+        quorum=row["quorum"],
+        four_eyes=row["four_eyes"],
+        approvers=tuple(row["approvers"]) if row["approvers"] is not None else None,
+        decided_by=people[row["decided_by"]] if row["decided_by"] else None,
+        decided_at=row["decided_at"],
+        reason=row["reason"],
+        expires_at=row["expires_at"],
+        created_at=row["created_at"],
+        votes=tuple(
+            Vote(people[v["voter_id"]], Decision(v["decision"]), v["reason"], v["args_digest"], v["at"]) for v in votes
+        ),
+    )

@@ -1,0 +1,223 @@
+"""The service's part for sessions, messages and turns."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from agent import events, sessions, transcript, turns
+from agent.approvals import store
+from agent.approvals.types import Approval
+from agent.errors import Invalid
+from agent.house import Part, after, before, cursor_of
+from agent.sessions import SessionNotFound
+from agent.types import (
+    Address,
+    ChatUser,
+    Event,
+    EventKind,
+    Message,
+    Page,
+    Principal,
+    Role,
+    Session,
+    ThreadKey,
+    Turn,
+    TurnStatus,
+)
+from db import dispatch
+from db.database import Tx
+
+MESSAGE_LIMIT = 40_000
+_TITLE = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A stored message's turn; `waits` says that it is queued behind pending approvals."""
+
+    turn: Turn
+    is_new: bool
+    waits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnView:
+    """A turn with what people still have to decide in it."""
+
+    turn: Turn
+    pending_approvals: list[Approval]
+
+
+class EmptyMessage(Invalid):
+    code = "empty_message"
+
+
+class MessageTooLong(Invalid):
+    code = "message_too_long"
+
+
+class Conversations(Part):
+    """Sessions, messages, turns and their events."""
+
+    async def create_session(
+        self, *, by: Principal, title: str | None = None, expires_in_s: int | None = None, source: str = "rest"
+    ) -> Session:
+        async with self._database.transaction() as tx:
+            user = await self._acting(tx, by)
+            return await sessions.create(
+                tx, user_id=user.user_id, title=title, source=source, expires_in_s=expires_in_s
+            )
+
+    async def list_sessions(self, *, by: Principal, limit: int = 50, cursor: str | None = None) -> Page[Session]:
+        """Return the caller's sessions, newest first; an admin's list holds everybody's."""
+        async with self._database.connection() as connection:
+            if by.role is Role.ADMIN:
+                rows = await connection.fetch(sessions.sql.list_all, *before(cursor), limit + 1)
+            else:
+                rows = await connection.fetch(sessions.sql.list_of_user, by.user_id, *before(cursor), limit + 1)
+        found = [sessions.session(row) for row in rows[:limit]]
+        more = len(rows) > limit
+        return Page(found, cursor_of(found[-1].created_at, found[-1].session_id) if more else None)
+
+    async def read_session(self, session_id: UUID, *, by: Principal) -> Session:
+        async with self._database.connection() as connection:
+            return sessions.visible(await sessions.read(connection, session_id), by)
+
+    async def delete_session(self, session_id: UUID, *, by: Principal) -> None:
+        """Cancel what runs and waits, remove transcript and checkpoints; approvals, ledger and audit stay."""
+        async with self._database.transaction() as tx:
+            sessions.visible(await sessions.lock(tx, session_id), by)
+            await self._house.endings.delete(tx, session_id)
+
+    async def clear_messages(self, session_id: UUID, *, by: Principal) -> None:
+        """The same as deleting the session, but the session stays."""
+        async with self._database.transaction() as tx:
+            sessions.visible(await sessions.lock(tx, session_id), by)
+            await self._house.endings.forget(tx, session_id)
+
+    async def read_messages(
+        self, session_id: UUID, *, by: Principal, limit: int = 200, cursor: str | None = None
+    ) -> Page[Message]:
+        async with self._database.connection() as connection:
+            sessions.visible(await sessions.read(connection, session_id), by)
+            rows = await transcript.read(connection, session_id, after=after(cursor), limit=limit + 1)
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return Page([message for _, message in rows], cursor_of(rows[-1][0]) if more else None)
+
+    async def submit_message(
+        self,
+        session: UUID | ThreadKey,
+        text: str,
+        *,
+        by: Principal | ChatUser,
+        event_key: str | None = None,
+        message_key: str | None = None,
+        idempotency_digest: str | None = None,
+        address: Address | None = None,
+        start: bool = True,
+    ) -> Submitted | None:
+        """Store a message as mail and wake its thread, in one transaction; what was stored before counts once.
+
+        None: the thread has no session, and `start` says not to make one.
+        """
+        if not text.strip():
+            raise EmptyMessage("The message is empty.")
+        if len(text) > MESSAGE_LIMIT:
+            raise MessageTooLong(f"The message has {len(text)} characters; {MESSAGE_LIMIT} is the most.")
+        text = transcript.clean(text)
+        async with self._database.transaction() as tx:
+            user = await self._acting(tx, by)
+            session_id = await self._lock(tx, session, user, text, address, start=start)
+            if session_id is None:
+                return None
+            turn = await turns.insert(
+                tx,
+                turn_id=uuid4(),
+                session_id=session_id,
+                requester_id=user.user_id,
+                text=text,
+                event_key=event_key,
+                message_key=message_key,
+                digest=idempotency_digest,
+            )
+            waits = await tx.fetchval(turns.sql.waits_for_people, session_id)
+            if turn is None:
+                first = await turns.by_key(tx, event_key=event_key, message_key=message_key, digest=idempotency_digest)
+                if first is None:
+                    raise SessionNotFound
+                return Submitted(first, is_new=False, waits=waits and first.status is TurnStatus.QUEUED)
+            data = {"text": text, "by": {"user_id": str(user.user_id), "username": user.username}, "waits": waits}
+            await events.append(tx, session_id, EventKind.TURN_QUEUED, data, turn_id=turn.turn_id)
+            await dispatch.wake(tx, session_id)
+            return Submitted(turn, is_new=True, waits=waits)
+
+    async def _lock(
+        self, tx: Tx, session: UUID | ThreadKey, user: Principal, text: str, address: Address | None, *, start: bool
+    ) -> UUID | None:
+        if isinstance(session, UUID):
+            return sessions.visible(await sessions.lock(tx, session), user).session_id
+        if start:
+            title = " ".join(text.split())[:_TITLE]
+            return await sessions.open_thread(tx, session, user_id=user.user_id, title=title, address=address)
+        try:
+            return (await sessions.lock(tx, session.session_id)).session_id
+        except SessionNotFound:
+            return None
+
+    async def read_turn(self, session_id: UUID, turn_id: UUID, *, by: Principal) -> TurnView:
+        async with self._database.connection() as connection:
+            sessions.visible(await sessions.read(connection, session_id), by)
+            turn = await turns.read(connection, turn_id)
+            if turn.session_id != session_id:
+                raise turns.TurnNotFound
+            return TurnView(turn, await store.of_turn(connection, turn_id))
+
+    async def wait_turn(self, turn_id: UUID, *, timeout: float) -> TurnView:
+        """Return the turn once it is final, waits for people or for those before it that do, or at the timeout."""
+        async with self._database.connection() as connection:
+            session_id = (await turns.read(connection, turn_id)).session_id
+        deadline = asyncio.get_running_loop().time() + timeout
+        async with self._house.hub.watch(session_id) as changed:
+            while True:
+                changed.clear()
+                async with self._database.connection() as connection:
+                    turn = await turns.read(connection, turn_id)
+                    waits = turn.status is TurnStatus.QUEUED and await connection.fetchval(
+                        turns.sql.waits_for_people, session_id
+                    )
+                    left = deadline - asyncio.get_running_loop().time()
+                    if turn.status.is_final or turn.status is TurnStatus.AWAITING_APPROVAL or waits or left <= 0:
+                        return TurnView(turn, await store.of_turn(connection, turn_id))
+                try:
+                    await asyncio.wait_for(changed.wait(), min(left, 5))
+                except TimeoutError:
+                    continue
+
+    async def cancel_turn(self, session_id: UUID, *, by: Principal) -> Turn | None:
+        """Stop the running turn, wherever it runs; None: nothing was running."""
+        async with self._database.transaction() as tx:
+            sessions.visible(await sessions.lock(tx, session_id), by)
+            turn_id = await tx.fetchval(turns.sql.request_cancel, session_id)
+            if turn_id is None:
+                return None
+            await tx.execute(turns.sql.notify_cancel, str(session_id))
+            await dispatch.wake(tx, session_id)
+            return await turns.read(tx, turn_id)
+
+    async def read_events(
+        self, session_id: UUID, *, after: int = 0, limit: int = 500, by: Principal | None = None
+    ) -> list[Event]:
+        """Return events behind a seq. `by` None is a door's own presenter, which renders for the whole thread."""
+        async with self._database.connection() as connection:
+            if by is not None:
+                sessions.visible(await sessions.read(connection, session_id), by)
+            return await events.read(connection, session_id, after=after, limit=limit)
+
+    @asynccontextmanager
+    async def watch(self, session_id: UUID) -> AsyncGenerator[asyncio.Event]:
+        """An asyncio.Event that is set whenever the session has new events; clear it before reading."""
+        async with self._house.hub.watch(session_id) as changed:
+            yield changed

@@ -1,0 +1,218 @@
+"""The service's part for approvals."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from agent import events, sessions, turns, users
+from agent.approvals import policy, store
+from agent.approvals.policy import Verdict
+from agent.approvals.store import ApprovalNotFound
+from agent.approvals.types import (
+    Approval,
+    ApprovalStatus,
+    Decision,
+    DeniedByPolicy,
+    InvalidArguments,
+    NotAnApprover,
+)
+from agent.errors import Invalid
+from agent.house import FIRST, Part, before, cursor_of
+from agent.ports import DirectoryUnavailable
+from agent.tools import catalogue
+from agent.tools.registry import validate
+from agent.types import ChatUser, EventKind, Page, Principal, Role
+from db import dispatch
+from db.database import Tx
+
+REASON_LIMIT = 2_000
+
+
+class BadStatus(Invalid):
+    code = "bad_status"
+
+
+class ReasonTooLong(Invalid):
+    code = "reason_too_long"
+
+
+class Decisions(Part):
+    """Reading, deciding and asking for approvals."""
+
+    async def list_approvals(
+        self, *, by: Principal, status: str = "pending", limit: int = 50, cursor: str | None = None
+    ) -> Page[Approval]:
+        """Return approvals, newest first: members see their own, approvers also what they may decide, admins all."""
+        try:
+            wanted = ApprovalStatus(status)
+        except ValueError as error:
+            names = ", ".join(ApprovalStatus)
+            raise BadStatus(f"There is no status {status!r}; it is one of {names}.") from error
+        start = before(cursor) if cursor else FIRST
+        async with self._database.connection() as connection:
+            mine = None if by.role is not Role.MEMBER or self._may_decide_somewhere(by) else by.user_id
+            found = await store.list_by_status(connection, wanted, before=start, limit=limit + 1, requester=mine)
+        shown = [approval for approval in found[:limit] if await self._visible(approval, by)]
+        last = found[limit - 1] if len(found) > limit else None
+        return Page(shown, cursor_of(last.created_at, last.approval_id) if last else None)
+
+    def _may_decide_somewhere(self, by: Principal) -> bool:
+        # A member may be named for one tool alone, or be in a group; what they may not see is filtered one by one.
+        return by.chat_user is not None or by.username.lower() in {name.lower() for name in self._house.approvers}
+
+    async def _visible(self, approval: Approval, by: Principal) -> bool:
+        if by.role is Role.ADMIN or approval.requested_by.user_id == by.user_id:
+            return True
+        return policy.has_standing(
+            by, approval, approvers=self._house.approvers, groups=await self._groups(approval, by, fail=False)
+        )
+
+    async def _groups(self, approval: Approval, by: Principal, *, fail: bool = True) -> dict[str, frozenset[str]]:
+        """Return the user groups on which this person's standing depends, fresh; never inside a transaction."""
+        entries = approval.approvers if approval.approvers is not None else self._house.approvers
+        if by.chat_user is None or policy.has_standing(by, approval, approvers=self._house.approvers, groups={}):
+            return {}
+        try:
+            return await users.fresh_groups(self._database, self._house.groups, policy.groups_needed(entries))
+        except DirectoryUnavailable as error:
+            if not fail:
+                return {}
+            raise NotAnApprover("Slack can't be asked who may decide this just now; try again in a moment.") from error
+
+    async def read_approval(self, approval_id: UUID, *, by: Principal | None) -> Approval:
+        """Return an approval; `by` None is a door's own presenter."""
+        async with self._database.connection() as connection:
+            found = await store.read(connection, approval_id)
+        if by is not None and not await self._visible(found, by):
+            raise ApprovalNotFound
+        return found
+
+    async def decide_approval(
+        self,
+        approval_id: UUID,
+        decision: Decision,
+        *,
+        by: Principal | ChatUser,
+        reason: str | None = None,
+        args: dict[str, Any] | None = None,
+    ) -> Approval:
+        """Cast a vote, and settle the approval where it settles it; its call runs at once, whatever its siblings do."""
+        if reason is not None and len(reason) > REASON_LIMIT:
+            raise ReasonTooLong(f"The reason has {len(reason)} characters; {REASON_LIMIT} is the most.")
+        voter, groups = await self._prepare(approval_id, by)
+        async with self._database.transaction() as tx:
+            await tx.execute(dispatch.sql.lock_session, await store.session_of(tx, approval_id))
+            approval = await store.lock(tx, approval_id)
+            person = await self._acting(tx, voter)
+            standing = policy.has_standing(person, approval, approvers=self._house.approvers, groups=groups)
+            if person.chat_user is None and not standing and approval.requested_by.user_id != person.user_id:
+                # A member who may neither see nor decide it: the same answer as for one who may only see it.
+                raise NotAnApprover("You may not decide this: it needs one of its approvers.")
+            # Who may not decide, or comes too late, hears that before anything is said about edited arguments.
+            now = datetime.now(UTC)
+            settled = policy.settle(approval, decision, by=person, standing=standing, now=now, reason=reason)
+            if args is not None and decision is Decision.APPROVE:
+                edited = await self._edited(tx, approval, args)
+                settled = policy.settle(edited, decision, by=person, standing=standing, now=now, reason=reason)
+            await store.save(tx, approval, settled)
+            data = {"approval_id": str(approval_id), "status": settled.status.value}
+            await events.append(tx, approval.session_id, EventKind.APPROVAL_CHANGED, data, turn_id=approval.turn_id)
+            if settled.is_settled:
+                await dispatch.wake(tx, approval.session_id)
+        return settled
+
+    async def _prepare(
+        self, approval_id: UUID, by: Principal | ChatUser
+    ) -> tuple[Principal, dict[str, frozenset[str]]]:
+        """Ask the chat platform, before any lock, what must be known of a voter."""
+        async with self._database.transaction() as tx:
+            voter = await self._acting(tx, by)
+            approval = await store.read(tx, approval_id)
+        if voter.chat_user is not None and self._house.profiles is not None:
+            await users.refresh_profile(self._database, self._house.profiles, voter.user_id)
+        return voter, await self._groups(approval, voter)
+
+    async def _edited(self, tx: Tx, approval: Approval, args: dict[str, Any]) -> Approval:
+        """Return the approval with other arguments, under a new digest: votes for the old ones count no more."""
+        listed = await catalogue.read(tx, approval.tool_id)
+        canonical = store.canonical(args)
+        if (wrong := validate(listed.spec, args)) is not None:
+            raise InvalidArguments(wrong)
+        default, own = await catalogue.rows(tx, approval.tool_id, approval.requested_by.user_id)
+        ruling = policy.rule_on(args, read_only=listed.spec.read_only, default=default, own=own)
+        if ruling.verdict is Verdict.DENY:
+            raise DeniedByPolicy(f"Policy denies {approval.tool_name} with these arguments.")
+        return replace(approval, args=args, args_digest=store.digest(canonical))
+
+    async def ask_approval(
+        self,
+        tool_id: UUID,
+        args: dict[str, Any],
+        *,
+        by: Principal,
+        session_id: UUID | None = None,
+        reason: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Approval:
+        """Ask for a call without the model: it runs once it is approved, and its result is on the approval."""
+        canonical = store.canonical(args)
+        async with self._database.transaction() as tx:
+            user = await self._acting(tx, by)
+            listed = await catalogue.read(tx, tool_id)
+            if (wrong := validate(listed.spec, args)) is not None:
+                raise InvalidArguments(wrong)
+            default, own = await catalogue.rows(tx, tool_id, user.user_id)
+            ruling = policy.rule_on(
+                args,
+                read_only=listed.spec.read_only,
+                default=default,
+                own=own,
+                default_expiry_s=self._house.limits.approval_expires_s,
+            )
+            if ruling.verdict is Verdict.DENY:
+                raise DeniedByPolicy(f"Policy denies {listed.spec.name} with these arguments.")
+            digest = store.digest(f"{tool_id} {canonical}")
+            if idempotency_key and (
+                first := await turns.by_key(tx, event_key=idempotency_key, message_key=None, digest=digest)
+            ):
+                return await store.of_single_turn(tx, first.turn_id)
+            if session_id is None:
+                made = await sessions.create(
+                    tx, user_id=user.user_id, title=listed.spec.name, source="approval", expires_in_s=None
+                )
+                session_id = made.session_id
+            sessions.visible(await sessions.lock(tx, session_id), user)
+            turn_id, approval_id = uuid4(), uuid4()
+            await turns.insert(
+                tx,
+                turn_id=turn_id,
+                session_id=session_id,
+                requester_id=user.user_id,
+                text=f"{listed.spec.name} {canonical}",
+                kind="call",
+                event_key=idempotency_key,
+                digest=digest,
+            )
+            automatic = ruling.verdict is Verdict.AUTO
+            await store.insert(
+                tx,
+                approval_id=approval_id,
+                session_id=session_id,
+                turn_id=turn_id,
+                tool_call_id=f"call_{approval_id.hex}",
+                tool_id=tool_id,
+                tool_name=listed.spec.name,
+                schema_hash=listed.spec.schema_hash,
+                args=canonical,
+                requested_by=user.user_id,
+                requested_reason=reason,
+                ruling=ruling,
+                status=ApprovalStatus.APPROVED if automatic else ApprovalStatus.PENDING,
+                reason="policy" if automatic else None,
+                now=datetime.now(UTC) if automatic else None,
+            )
+            opened = {"approval_id": str(approval_id)}
+            await events.append(tx, session_id, EventKind.APPROVAL_OPENED, opened, turn_id=turn_id)
+            await dispatch.wake(tx, session_id)
+            return await store.read(tx, approval_id)

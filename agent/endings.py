@@ -1,0 +1,131 @@
+"""How turns end, and what ends with them: each in one transaction under the thread's lock."""
+
+from typing import Any
+from uuid import UUID
+
+from agent import events, ledger, sessions, transcript, turns
+from agent.approvals import store
+from agent.approvals.types import ApprovalStatus
+from agent.turns import OpenTurn
+from agent.types import EventKind, Turn, TurnStatus, Usage
+from db import dispatch
+from db.database import Database, Tx
+
+_LOST = "The outcome of this call is unknown: its turn was stopped while it ran."
+
+
+class Endings:
+    """The last transaction of a turn, an approval's time, a session."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def tell(self, tx: Tx, turn: Turn, kind: EventKind, *, epoch: int | None = None, **data: Any) -> None:
+        await events.append(tx, turn.session_id, kind, data, turn_id=turn.turn_id, epoch=epoch)
+
+    async def completed(self, tx: Tx, found: OpenTurn, reply: str, usage: Usage, *, epoch: int) -> None:
+        """The answer: transcript, turn, event and pruned checkpoint at once."""
+        turn = found.turn
+        if found.kind == "message":
+            await transcript.append(
+                tx,
+                turn.session_id,
+                message_id=transcript.step_id(turn.turn_id, "answer"),
+                turn_id=turn.turn_id,
+                role="assistant",
+                content=reply,
+            )
+        await tx.execute(
+            turns.sql.use, turn.turn_id, usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.model_calls
+        )
+        if await self._end(tx, turn, TurnStatus.COMPLETED, reply=transcript.clean(reply)):
+            shown = {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "model_calls": usage.model_calls,
+            }
+            await self.tell(tx, turn, EventKind.TURN_COMPLETED, epoch=epoch, reply=transcript.clean(reply), usage=shown)
+
+    async def failed(self, tx: Tx, turn: Turn, error: str, *, epoch: int) -> None:
+        if await self._end(tx, turn, TurnStatus.FAILED, error=error):
+            await self._leave_nothing_open(tx, turn, "The turn failed.")
+            await self.tell(tx, turn, EventKind.TURN_FAILED, epoch=epoch, error=error)
+
+    async def cancelled(self, tx: Tx, turn: Turn, *, epoch: int | None = None) -> None:
+        """Stop a turn; what it had claimed and not recorded is unknown, what it had asked for is cancelled."""
+        if await self._end(tx, turn, TurnStatus.CANCELLED):
+            await self._leave_nothing_open(tx, turn, "The turn was stopped.")
+            await self.tell(tx, turn, EventKind.TURN_CANCELLED, epoch=epoch)
+
+    async def _end(
+        self, tx: Tx, turn: Turn, status: TurnStatus, *, reply: str | None = None, error: str | None = None
+    ) -> bool:
+        ended = await turns.finish(tx, turn.turn_id, status, reply=reply, error=error)
+        if ended is None:
+            return False
+        await tx.execute(events.sql.drop_deltas, turn.session_id, ended[1], turn.turn_id)
+        await sessions.prune_checkpoints(tx, turn.session_id)
+        return True
+
+    async def _leave_nothing_open(self, tx: Tx, turn: Turn, why: str) -> None:
+        for call_id, approval_id, name in await ledger.lose(tx, turn.session_id, turn.turn_id, why=_LOST):
+            await self.tell(
+                tx,
+                turn,
+                EventKind.EXECUTION_FINISHED,
+                tool_call_id=call_id,
+                tool_name=name,
+                approval_id=str(approval_id) if approval_id else None,
+                status="outcome_unknown",
+            )
+        for row in await tx.fetch(store.sql.cancel_pending, turn.session_id, why, turn.turn_id):
+            await self.tell(
+                tx,
+                turn,
+                EventKind.APPROVAL_CHANGED,
+                approval_id=str(row["approval_id"]),
+                status=ApprovalStatus.CANCELLED.value,
+            )
+
+    async def stop_all(self, tx: Tx, session_id: UUID) -> None:
+        """Cancel the running turn and all mail of a session whose row the caller has locked."""
+        for found in await turns.open_of_session(tx, session_id, limit=10_000):
+            await self.cancelled(tx, found.turn)
+
+    async def expire_approvals(self) -> None:
+        """Settle approvals whose time is over; expiry is an outcome of its own."""
+        async with self._database.connection() as connection:
+            due = await connection.fetch(store.sql.expired)
+        for row in due:
+            async with self._database.transaction() as tx:
+                await tx.execute(dispatch.sql.lock_session, row["session_id"])
+                turn_id = await tx.fetchval(store.sql.expire, row["approval_id"])
+                if turn_id is None:
+                    continue
+                data = {"approval_id": str(row["approval_id"]), "status": ApprovalStatus.EXPIRED.value}
+                await events.append(tx, row["session_id"], EventKind.APPROVAL_CHANGED, data, turn_id=turn_id)
+                await dispatch.wake(tx, row["session_id"])
+
+    async def expire_sessions(self) -> None:
+        """Delete sessions whose time is over, as their owner would."""
+        async with self._database.connection() as connection:
+            due = await connection.fetch(sessions.sql.expired)
+        for row in due:
+            async with self._database.transaction() as tx:
+                await tx.execute(dispatch.sql.lock_session, row["session_id"])
+                await self.delete(tx, row["session_id"])
+
+    async def delete(self, tx: Tx, session_id: UUID) -> None:
+        """Remove a session whose row the caller has locked: approvals, ledger and turns' rows stay."""
+        await self.forget(tx, session_id)
+        await tx.execute(sessions.sql.delete, session_id)
+
+    async def forget(self, tx: Tx, session_id: UUID) -> None:
+        """Stop everything and remove transcript and checkpoints; the epoch throws out whoever works on it."""
+        await self.stop_all(tx, session_id)
+        await sessions.raise_epoch(tx, session_id)
+        await tx.execute(transcript.sql.forget, session_id)
+        await tx.execute(turns.sql.forget, session_id)
+        await sessions.forget_checkpoints(tx, session_id)
+        await tx.execute(turns.sql.notify_cancel, str(session_id))

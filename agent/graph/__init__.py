@@ -1,0 +1,1 @@
+"""The graph: a model that calls tools, one task per call, until it answers."""

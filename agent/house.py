@@ -1,0 +1,94 @@
+"""What the parts of the service share."""
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from agent import users
+from agent.endings import Endings
+from agent.errors import Invalid, NotAllowed
+from agent.events import Hub
+from agent.ports import DirectoryUnavailable, GroupDirectory, ProfileDirectory
+from agent.run import Limits
+from agent.types import ChatUser, Principal
+from db.database import Database, Tx
+
+FIRST = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The database, the hub, and what was configured."""
+
+    database: Database
+    hub: Hub
+    endings: Endings
+    limits: Limits
+    approvers: tuple[str, ...] = ()
+    groups: GroupDirectory | None = None
+    profiles: ProfileDirectory | None = None
+
+
+class Disabled(NotAllowed):
+    code = "disabled"
+
+
+class Part:
+    """A part of the service."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._database = house.database
+
+    def api_key_principal(self) -> Principal:
+        """The built-in admin whom the API key acts as."""
+        return users.api_key_principal()
+
+    async def principal_of_chat(self, user: ChatUser) -> Principal:
+        """Return the user behind a chat identity, made on first contact."""
+        async with self._database.transaction() as tx:
+            return await users.of_chat(tx, user)
+
+    async def _acting(self, tx: Tx, by: Principal | ChatUser) -> Principal:
+        """Return who acts as their row stands now; raises Disabled."""
+        found = await users.resolve(tx, by)
+        if found.disabled:
+            raise Disabled("Your account is disabled; ask an admin.")
+        return found
+
+
+class BadCursor(Invalid):
+    code = "bad_cursor"
+
+
+def cursor_of(*values: Any) -> str:
+    """Return the opaque cursor behind an item."""
+    return base64.urlsafe_b64encode(json.dumps([str(value) for value in values]).encode()).decode().rstrip("=")
+
+
+def before(cursor: str | None) -> tuple[datetime, UUID]:
+    """Return the (time, id) that a page starts behind; raises BadCursor."""
+    if cursor is None:
+        return FIRST
+    try:
+        at, last = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        return datetime.fromisoformat(at), UUID(last)
+    except (ValueError, TypeError) as error:
+        raise BadCursor("This cursor is not one that a list gave; start without one.") from error
+
+
+def after(cursor: str | None) -> int:
+    """Return the position that a page starts behind; raises BadCursor."""
+    if cursor is None:
+        return 0
+    try:
+        (position,) = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        return int(position)
+    except (ValueError, TypeError) as error:
+        raise BadCursor("This cursor is not one that a list gave; start without one.") from error
+
+
+__all__ = ["BadCursor", "DirectoryUnavailable", "Disabled", "House", "Part", "after", "before", "cursor_of"]

@@ -1,0 +1,56 @@
+"""One run: what a worker knows while it has a turn in hand."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from langchain_core.messages import BaseMessage
+
+from agent.types import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one turn may use up; the time counts while it runs, not while it waits for people."""
+
+    model_calls: int = 25
+    tool_calls: int = 50
+    seconds: float = 900.0
+    window_tokens: int = 24_000
+    attempts: int = 3
+    approval_expires_s: int = 24 * 3600
+
+
+@dataclass(slots=True)
+class Run:
+    """One worker's hold on one turn; `epoch` proves that it is still the holder."""
+
+    session_id: UUID
+    turn_id: UUID
+    epoch: int
+    requester: Principal
+    history: list[BaseMessage]
+    _busy: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def busy(self) -> AsyncGenerator[None]:
+        """Mark one of the run's calls as at work, not waiting for people."""
+        self._busy += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if self._busy == 0:
+                self._idle.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all of the run's calls wait for people."""
+        return self._busy == 0
+
+    async def until_idle(self) -> None:
+        await self._idle.wait()

@@ -1,0 +1,368 @@
+"""The way of one tool call: policy, approval, claim, run, record. The rows are the authority at every step."""
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from langchain_core.messages import ToolCall, ToolMessage
+
+from agent import events, ledger, sessions, transcript, users
+from agent.approvals import policy, store
+from agent.approvals.policy import Ruling, Verdict
+from agent.approvals.types import Approval, ApprovalStatus, ExecutionStatus, InvalidArguments
+from agent.ports import DirectoryUnavailable, GroupDirectory
+from agent.run import Limits, Run
+from agent.tools import catalogue
+from agent.tools.base import CallContext, Outcome, Tool, ToolResult
+from agent.tools.registry import Registry, validate
+from agent.types import EventKind
+from db.database import Database, Tx
+
+log = structlog.get_logger()
+
+UNKNOWN_OUTCOME = (
+    "The outcome of this call is unknown: the process stopped while it ran, and it was not run again. It may or may "
+    "not have taken effect. Say so to the people, and don't call it again unless they ask for it."
+)
+UNPARSABLE = "_unparsable"
+"""The key under which arguments travel that were no JSON."""
+_TOOL_RETURNS_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The call needs people; nothing has run."""
+
+    approval_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """The call is this worker's to run, with exactly these arguments."""
+
+    tool: Tool
+    args: dict[str, Any]
+    approval: Approval | None
+
+
+@dataclass(frozen=True, slots=True)
+class _NeedsGroups:
+    """Whether the approvers have standing depends on these user groups."""
+
+    group_ids: list[str]
+
+
+_Step = ToolMessage | Waiting | _Claimed | _NeedsGroups
+
+
+class ToolCalls:
+    """Takes tool calls as far as they can go. Every step is safe to repeat after a crash."""
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        *,
+        approvers: tuple[str, ...],
+        groups: GroupDirectory | None,
+        limits: Limits,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._approvers = approvers
+        self._groups = groups
+        self._limits = limits
+
+    async def step(self, run: Run, call: ToolCall) -> ToolMessage | Waiting:
+        """Take the call to its result, or to where people must decide."""
+        tool = await self._find(call["name"])
+        groups: dict[str, frozenset[str]] | None = None
+        while True:
+            async with self._database.transaction() as tx:
+                await sessions.fence(tx, run.session_id, run.epoch)
+                step = await self._look(tx, run, call, tool, groups)
+            if not isinstance(step, _NeedsGroups):
+                break
+            groups = await self._fresh_groups(step.group_ids)
+        if isinstance(step, _Claimed):
+            return await self._execute(run, call, step)
+        return step
+
+    async def _find(self, name: str) -> Tool | None:
+        """Return the tool; one that is known but not connected gets a moment to come back."""
+        tool = self._registry.by_name(name)
+        if tool is not None:
+            return tool
+        async with self._database.connection() as connection:
+            if not any(listed.spec.name == name for listed in await catalogue.read_all(connection)):
+                return None
+        for _ in range(int(_TOOL_RETURNS_S / 0.2)):
+            await asyncio.sleep(0.2)
+            if (tool := self._registry.by_name(name)) is not None:
+                return tool
+        return None
+
+    async def _fresh_groups(self, group_ids: list[str]) -> dict[str, frozenset[str]]:
+        try:
+            return await users.fresh_groups(self._database, self._groups, group_ids)
+        except DirectoryUnavailable:
+            # Fail closed: with nobody in the group, the approvers have no standing and the call is refused.
+            log.warning("toolcall.groups_unavailable", groups=group_ids)
+            return {group_id: frozenset[str]() for group_id in group_ids}
+
+    async def _look(
+        self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, groups: dict[str, frozenset[str]] | None
+    ) -> _Step:
+        call_id = str(call["id"])
+        entry = await ledger.read(tx, run.session_id, call_id)
+        approval = await store.lock_of_call(tx, run.session_id, call_id)
+        if approval is not None:
+            tool = self._registry.get(approval.tool_id)
+        if entry is not None and entry.is_finished:
+            return _message(call, entry.result or "", failed=entry.status is not ExecutionStatus.SUCCEEDED)
+        if entry is not None:
+            return await self._take_up(tx, run, call, tool, approval)
+        if approval is not None:
+            return await self._decided(tx, run, call, tool, approval, groups)
+        return await self._first(tx, run, call, tool)
+
+    async def _first(self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None) -> _Step:
+        """A call nobody has looked at yet."""
+        if tool is None:
+            return await self._refused(tx, run, call, f"There is no tool named {call['name']!r} here.")
+        if UNPARSABLE in call["args"]:
+            return await self._refused(
+                tx, run, call, "The arguments of this call were not valid JSON; nothing was run."
+            )
+        try:
+            canonical = store.canonical(call["args"])
+        except InvalidArguments as error:
+            return await self._refused(tx, run, call, error.message)
+        args = json.loads(canonical)
+        if (wrong := validate(tool.spec, args)) is not None:
+            return await self._refused(tx, run, call, wrong)
+        default, own = await catalogue.rows(tx, tool.spec.tool_id, run.requester.user_id)
+        ruling = self._ruling(args, tool, default, own)
+        if ruling.verdict is Verdict.DENY:
+            return await self._refused(tx, run, call, f"Policy denies {tool.spec.name} here. Don't try it again.")
+        if ruling.verdict is Verdict.AUTO:
+            return await self._claim(tx, run, call, tool, args, approval=None)
+        approval_id = uuid4()
+        await store.insert(
+            tx,
+            approval_id=approval_id,
+            session_id=run.session_id,
+            turn_id=run.turn_id,
+            tool_call_id=str(call["id"]),
+            tool_id=tool.spec.tool_id,
+            tool_name=tool.spec.name,
+            schema_hash=tool.spec.schema_hash,
+            args=canonical,
+            requested_by=run.requester.user_id,
+            ruling=ruling,
+        )
+        await self._tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
+        return Waiting(approval_id)
+
+    def _ruling(self, args: dict[str, Any], tool: Tool, default: policy.Row | None, own: policy.Row | None) -> Ruling:
+        return policy.rule_on(
+            args,
+            read_only=tool.spec.read_only,
+            default=default,
+            own=own,
+            default_expiry_s=self._limits.approval_expires_s,
+        )
+
+    async def _decided(
+        self,
+        tx: Tx,
+        run: Run,
+        call: ToolCall,
+        tool: Tool | None,
+        approval: Approval,
+        groups: dict[str, frozenset[str]] | None,
+    ) -> _Step:
+        """A call with an approval: read the decision from the row, and check again all that it was bound to."""
+        if approval.status is ApprovalStatus.PENDING:
+            return Waiting(approval.approval_id)
+        if approval.status is not ApprovalStatus.APPROVED:
+            return await self._refused(tx, run, call, _why_not(approval), approval)
+        if tool is None:
+            why = f"{approval.tool_name} is not connected any more, so the approved call was not run."
+            return await self._void(tx, run, call, approval, why)
+        if tool.spec.schema_hash != approval.schema_hash:
+            why = f"{approval.tool_name} changed after the call was approved, so it was not run. Ask again."
+            return await self._void(tx, run, call, approval, why)
+        if store.digest(store.canonical(approval.args)) != approval.args_digest:
+            why = "The arguments are not the ones that were approved, so the call was not run."
+            return await self._void(tx, run, call, approval, why)
+        requester = await users.read(tx, approval.requested_by.user_id)
+        default, own = await catalogue.rows(tx, approval.tool_id, requester.user_id)
+        ruling = self._ruling(approval.args, tool, default, own)
+        if ruling.verdict is Verdict.DENY or requester.disabled:
+            return await self._void(tx, run, call, approval, "Policy denies this call by now, so it was not run.")
+        if approval.decided_by is None:
+            if ruling.verdict is not Verdict.AUTO:
+                return await self._void(tx, run, call, approval, "Policy asks for this call by now; ask again.")
+        else:
+            standing = await self._standing(tx, approval, groups or {})
+            if standing < approval.quorum:
+                entries = approval.approvers if approval.approvers is not None else self._approvers
+                if groups is None and (needed := policy.groups_needed(entries)):
+                    return _NeedsGroups(needed)
+                why = "Who approved this may not decide it any more, so it was not run. Ask again."
+                return await self._void(tx, run, call, approval, why)
+        return await self._claim(tx, run, call, tool, approval.args, approval=approval)
+
+    async def _standing(self, tx: Tx, approval: Approval, groups: dict[str, frozenset[str]]) -> int:
+        """Return how many of the approving votes are by people who may decide now."""
+        votes = policy.valid_approvals(approval)
+        voters = await users.read_many(tx, [vote.by.user_id for vote in votes])
+        return sum(
+            policy.has_standing(voter, approval, approvers=self._approvers, groups=groups)
+            and not (approval.four_eyes and voter.user_id == approval.requested_by.user_id)
+            for voter in voters.values()
+        )
+
+    async def _claim(
+        self, tx: Tx, run: Run, call: ToolCall, tool: Tool, args: dict[str, Any], *, approval: Approval | None
+    ) -> _Step:
+        approval_id = approval.approval_id if approval else None
+        won = await ledger.claim(
+            tx,
+            run.session_id,
+            str(call["id"]),
+            turn_id=run.turn_id,
+            approval_id=approval_id,
+            tool_id=tool.spec.tool_id,
+            tool_name=tool.spec.name,
+            args_digest=store.digest(store.canonical(args)),
+        )
+        if not won:
+            raise RuntimeError("The ledger has a claim that was not there a moment ago, under the thread's lock.")
+        if approval_id is not None:
+            await tx.execute(store.sql.handle, approval_id)
+        await self._tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, tool.spec.name, approval_id)
+        return _Claimed(tool, args, approval)
+
+    async def _take_up(self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, approval: Approval | None) -> _Step:
+        """A call that was claimed and never recorded: its worker died, or lost the thread, in between."""
+        args = approval.args if approval else json.loads(store.canonical(call["args"]))
+        if tool is not None and tool.spec.repeatable:
+            await ledger.claim_again(tx, run.session_id, str(call["id"]))
+            return _Claimed(tool, args, approval)
+        return await self._record(tx, run, call, ToolResult(UNKNOWN_OUTCOME, Outcome.UNKNOWN), tool, approval)
+
+    async def _execute(self, run: Run, call: ToolCall, claimed: _Claimed) -> ToolMessage:
+        context = CallContext(
+            session_id=run.session_id,
+            tool_call_id=str(call["id"]),
+            approval_id=claimed.approval.approval_id if claimed.approval else None,
+            requester_id=run.requester.user_id,
+        )
+        result = await self._registry.call(claimed.tool, claimed.args, context)
+        if claimed.approval and claimed.approval.args != claimed.approval.args_proposed:
+            shown = json.dumps(claimed.approval.args, ensure_ascii=False)
+            result = replace(result, text=f"(The approver changed the arguments to {shown}.)\n{result.text}")
+        async with self._database.transaction() as tx:
+            await sessions.fence(tx, run.session_id, run.epoch)
+            return await self._record(tx, run, call, result, claimed.tool, claimed.approval)
+
+    async def _record(
+        self, tx: Tx, run: Run, call: ToolCall, result: ToolResult, tool: Tool | None, approval: Approval | None
+    ) -> ToolMessage:
+        call_id, name = str(call["id"]), tool.spec.name if tool else call["name"]
+        approval_id = approval.approval_id if approval else None
+        if result.outcome is Outcome.UNKNOWN and approval_id is None and tool is not None:
+            approval_id = await self._resolvable(tx, run, call, tool)
+        await ledger.finish(tx, run.session_id, call_id, status=ExecutionStatus(result.outcome), result=result.text)
+        await self._append(tx, run, call, result.text)
+        await self._tell_execution(
+            tx, run, call, EventKind.EXECUTION_FINISHED, name, approval_id, status=result.outcome.value
+        )
+        return _message(call, result.text, failed=result.outcome is not Outcome.SUCCEEDED)
+
+    async def _resolvable(self, tx: Tx, run: Run, call: ToolCall, tool: Tool) -> UUID:
+        """Give an automatic call whose outcome is unknown an approval row, so people can see and resolve it."""
+        approval_id = uuid4()
+        await store.insert(
+            tx,
+            approval_id=approval_id,
+            session_id=run.session_id,
+            turn_id=run.turn_id,
+            tool_call_id=str(call["id"]),
+            tool_id=tool.spec.tool_id,
+            tool_name=tool.spec.name,
+            schema_hash=tool.spec.schema_hash,
+            args=store.canonical(call["args"]),
+            requested_by=run.requester.user_id,
+            ruling=Ruling(Verdict.AUTO),
+            status=ApprovalStatus.APPROVED,
+            reason="policy",
+            now=datetime.now(UTC),
+            handled=True,
+        )
+        await tx.execute(ledger.sql.attach, run.session_id, str(call["id"]), approval_id)
+        await self._tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
+        return approval_id
+
+    async def _void(self, tx: Tx, run: Run, call: ToolCall, approval: Approval, why: str) -> ToolMessage:
+        """An approval that may not be acted on: it ends as cancelled, with the reason."""
+        await store.save(tx, approval, replace(approval, status=ApprovalStatus.CANCELLED, reason=why))
+        await self._tell(
+            tx,
+            run,
+            EventKind.APPROVAL_CHANGED,
+            approval_id=str(approval.approval_id),
+            status=ApprovalStatus.CANCELLED.value,
+        )
+        return await self._refused(tx, run, call, why, approval)
+
+    async def _refused(
+        self, tx: Tx, run: Run, call: ToolCall, why: str, approval: Approval | None = None
+    ) -> ToolMessage:
+        """The call does not run; the model and the transcript are told why."""
+        if approval is not None:
+            await tx.execute(store.sql.handle, approval.approval_id)
+        await self._append(tx, run, call, why)
+        return _message(call, why, failed=True)
+
+    async def _append(self, tx: Tx, run: Run, call: ToolCall, text: str) -> None:
+        await transcript.append(
+            tx,
+            run.session_id,
+            message_id=transcript.step_id(run.turn_id, "tool", call["id"]),
+            turn_id=run.turn_id,
+            role="tool",
+            content=text,
+            tool_call_id=str(call["id"]),
+            tool_name=call["name"],
+        )
+
+    async def _tell(self, tx: Tx, run: Run, kind: EventKind, **data: Any) -> None:
+        await events.append(tx, run.session_id, kind, data, turn_id=run.turn_id, epoch=run.epoch)
+
+    async def _tell_execution(
+        self, tx: Tx, run: Run, call: ToolCall, kind: EventKind, name: str, approval_id: UUID | None, **data: Any
+    ) -> None:
+        shown = str(approval_id) if approval_id else None
+        await self._tell(tx, run, kind, tool_call_id=call["id"], tool_name=name, approval_id=shown, **data)
+
+
+def _message(call: ToolCall, text: str, *, failed: bool) -> ToolMessage:
+    return ToolMessage(text, tool_call_id=str(call["id"]), name=call["name"], status="error" if failed else "success")
+
+
+def _why_not(approval: Approval) -> str:
+    """Say to the model what people decided; an expiry is not a rejection."""
+    if approval.status is ApprovalStatus.EXPIRED:
+        return "Nobody decided this in time: the approval expired and the call was not run. Nobody rejected it."
+    if approval.status is ApprovalStatus.CANCELLED:
+        return approval.reason or "This call was cancelled and not run."
+    who = approval.decided_by.display_name or approval.decided_by.username if approval.decided_by else "an approver"
+    said = f" They said: {approval.reason}" if approval.reason else ""
+    return f"Rejected by {who}; the call was not run.{said} Don't call it again unless you are asked to."

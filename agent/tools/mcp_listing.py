@@ -1,0 +1,195 @@
+"""A server's tool list, read tool by tool: one that can't be used never hides its neighbours."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import mcp_types as types
+from mcp.client import ClientSession, Transport
+from mcp.shared.message import SessionMessage
+from mcp_types.methods import validate_server_result
+from pydantic import ValidationError
+
+from agent.tools.arguments import schema_problem
+from agent.tools.base import Source, ToolSpec, capped, cleaned, schema_hash, tool_id
+from agent.tools.mcp_config import McpServerConfig, ToolMarks
+
+MAX_TOOLS, MAX_PAGES = 1000, 100
+MAX_SCHEMA, MAX_DESCRIPTION = 100_000, 8_000
+MAX_PROBLEMS = 50
+
+
+@dataclass(slots=True)
+class Listing:
+    """The usable tools, and what is wrong with the others by their name."""
+
+    specs: list[ToolSpec] = field(default_factory=list[ToolSpec])
+    problems: dict[str, str] = field(default_factory=dict[str, str])
+
+    def reject(self, name: Any, why: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            shown = repr(name)[:80] if isinstance(name, str) else "without a name"
+            self.problems[f"tool {shown}"] = " ".join(f"The tool {shown} is not offered: {why}.".split())
+
+
+class Sieve:
+    """Stands in the connection and takes unusable tools out of each page before the SDK refuses the page for them."""
+
+    def __init__(self) -> None:
+        self.version = "2025-11-25"
+        self.listing = Listing()
+        self._asked: set[str] = set()
+
+    def outgoing(self, item: SessionMessage) -> None:
+        message = item.message
+        if isinstance(message, types.JSONRPCRequest) and message.method == "tools/list":
+            self._asked.add(str(message.id))
+
+    def incoming(self, item: SessionMessage | Exception) -> None:
+        if isinstance(item, SessionMessage) and isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
+            asked = str(item.message.id) in self._asked
+            self._asked.discard(str(item.message.id))
+            if asked and isinstance(item.message, types.JSONRPCResponse):
+                item.message.result = self._sieved(item.message.result)
+
+    def _sieved(self, page: dict[str, Any]) -> dict[str, Any]:
+        tools = cast("Any", page.get("tools"))
+        if not isinstance(tools, list):
+            return page
+        kept: list[Any] = []
+        for tool in cast("list[Any]", tools)[:MAX_TOOLS]:
+            try:
+                validate_server_result("tools/list", self.version, {**page, "tools": [tool]})
+                types.Tool.model_validate(tool, by_name=False)
+            except (ValueError, TypeError, RecursionError) as error:
+                name = cast("Any", tool.get("name") if isinstance(tool, dict) else None)
+                self.listing.reject(name, _reason(error))
+            else:
+                kept.append(tool)
+        return {**page, "tools": kept}
+
+
+class Sieved:
+    """A transport with the sieve in its streams."""
+
+    def __init__(self, inner: Transport, sieve: Sieve) -> None:
+        self._inner, self._sieve = inner, sieve
+
+    async def __aenter__(self) -> Any:
+        read, write = await self._inner.__aenter__()
+        return _Read(read, self._sieve), _Write(write, self._sieve)
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return await self._inner.__aexit__(*error)
+
+
+class _Stream:
+    def __init__(self, inner: Any, sieve: Sieve) -> None:
+        self._inner, self._sieve = inner, sieve
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> Any:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return await self._inner.__aexit__(*error)
+
+
+class _Read(_Stream):
+    @property
+    def last_context(self) -> Any:
+        return getattr(self._inner, "last_context", None)
+
+    async def receive(self) -> SessionMessage | Exception:
+        item = await self._inner.receive()
+        self._sieve.incoming(item)
+        return item
+
+    def __aiter__(self) -> "_Read":
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        item = await self._inner.__anext__()
+        self._sieve.incoming(item)
+        return item
+
+
+class _Write(_Stream):
+    async def send(self, item: SessionMessage, /) -> None:
+        self._sieve.outgoing(item)
+        await self._inner.send(item)
+
+
+async def list_tools(session: ClientSession, sieve: Sieve, config: McpServerConfig) -> Listing:
+    """Return the server's tools over all its pages, up to MAX_TOOLS tools and MAX_PAGES pages."""
+    listing = sieve.listing = Listing()
+    seen: set[str] = set()
+    cursor: str | None = None
+    for _ in range(MAX_PAGES):
+        page = await session.list_tools(params=types.PaginatedRequestParams(cursor=cursor) if cursor else None)
+        for tool in page.tools:
+            if len(listing.specs) >= MAX_TOOLS:
+                listing.problems["tools"] = f"It lists more than {MAX_TOOLS} tools; the others are not offered."
+                return listing
+            _add(listing, tool, config, seen)
+        cursor = page.next_cursor
+        if not cursor:
+            return listing
+    listing.problems["tools"] = f"Its tool list has more than {MAX_PAGES} pages; the others are not offered."
+    return listing
+
+
+def _add(listing: Listing, tool: types.Tool, config: McpServerConfig, seen: set[str]) -> None:
+    if not 0 < len(tool.name) <= 200 or not tool.name.isprintable():
+        return listing.reject(tool.name, "its name must have 1 to 200 printable characters")
+    if tool.name in seen:
+        return listing.reject(tool.name, "the server lists that name twice; the first counts")
+    seen.add(tool.name)
+    try:
+        listing.specs.append(_spec(tool, config))
+    except (ValueError, TypeError, RecursionError) as error:
+        listing.reject(tool.name, str(error)[:200])
+    return None
+
+
+def _spec(tool: types.Tool, config: McpServerConfig) -> ToolSpec:
+    if len(json.dumps(tool.input_schema)) > MAX_SCHEMA:
+        raise ValueError(f"its schema is larger than {MAX_SCHEMA} characters")
+    if problem := schema_problem(tool.input_schema):
+        raise ValueError(problem)
+    name, marks = tool.name, config.tools.get(tool.name, ToolMarks())
+    description = capped(cleaned(tool.description or ""), MAX_DESCRIPTION)
+    return ToolSpec(
+        tool_id=tool_id(Source.MCP, config.name, name),
+        name=name,
+        original_name=name,
+        description=description,
+        source=Source.MCP,
+        server=config.name,
+        input_schema=tool.input_schema,
+        schema_hash=schema_hash(name, description, tool.input_schema),
+        annotations=_annotations(tool),
+        read_only=marks.read_only,
+        idempotent=marks.idempotent,
+        timeout_s=marks.timeout_s,
+    )
+
+
+def _annotations(tool: types.Tool) -> dict[str, Any]:
+    shown: Mapping[str, Any] = tool.annotations.model_dump(by_alias=True, exclude_none=True) if tool.annotations else {}
+    known = ("title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+    return {
+        key: cleaned(value)[:200] if isinstance(value, str) else value for key, value in shown.items() if key in known
+    }
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(step) for step in first["loc"] if step not in ("tools", 0))
+        return f"{where}: {first['msg']}"[:200] if where else first["msg"][:200]
+    return (str(error) or type(error).__name__)[:200]

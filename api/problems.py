@@ -1,0 +1,127 @@
+"""Errors as RFC 9457 problem documents: one table from refusal kind to status, and the handlers that use it."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from agent.approvals.types import AlreadySettled
+from agent.errors import Conflict, Expired, Invalid, NotAllowed, NotFound, Refusal
+from api.schemas import PersonOut, moment
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+STATUS_OF: dict[type[Refusal], int] = {NotFound: 404, NotAllowed: 403, Conflict: 409, Expired: 410, Invalid: 422}
+
+# Code and sentence for what the framework refuses by itself.
+_PLAIN: dict[int, tuple[str, str]] = {
+    404: ("no_such_route", "There is nothing at this address; /openapi.json lists what there is."),
+    405: ("method_not_allowed", "This address does not take this method; the Allow header lists those it takes."),
+}
+
+
+class ProblemDocument(BaseModel):
+    """What every refusal answers; more members may follow."""
+
+    model_config = ConfigDict(title="Problem", extra="allow")
+
+    type: str = Field("about:blank", description="Always about:blank: branch on `code`.")
+    title: str = Field(description="The status in words.")
+    status: int = Field(description="The HTTP status, repeated.")
+    code: str = Field(description="Stable; what programs branch on.", examples=["not_found"])
+    detail: str = Field(description="A sentence for the person who asked: what is wrong, and what to do.")
+    errors: list[dict[str, Any]] | None = Field(None, description="Of a 422: what is wrong, and where.")
+
+
+class Problem(HTTPException):
+    """A refusal that this door makes by itself."""
+
+    def __init__(self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail, headers)
+        self.code = code
+
+
+def problem_response(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, object] | None = None,
+) -> JSONResponse:
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
+    kept = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
+    return JSONResponse({**jsonable_encoder(more or {}), **body}, status, headers=kept, media_type=MEDIA_TYPE)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI entries for the problems a route may answer."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def handle_problems(app: FastAPI) -> None:
+    """Make every error of `app` a problem document."""
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _unfit)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def status_of(refusal: Refusal) -> int:
+    return next((status for kind, status in STATUS_OF.items() if isinstance(refusal, kind)), 400)
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refusal)
+    more: dict[str, object] = {}
+    if isinstance(error, AlreadySettled):
+        settled = error.approval
+        more = {
+            "approval_id": settled.approval_id,
+            "approval_status": settled.status,
+            "decided_by": PersonOut.of(settled.decided_by) if settled.decided_by else None,
+            "decided_at": moment(settled.decided_at) if settled.decided_at else None,
+            "reason": settled.reason,
+        }
+    return problem_response(status_of(error), error.code, error.message, more=more)
+
+
+async def _http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if isinstance(error, Problem):
+        return problem_response(error.status_code, error.code, error.detail, headers=error.headers)
+    phrase = HTTPStatus(error.status_code).phrase
+    code, detail = _PLAIN.get(error.status_code, (phrase.lower().replace(" ", "_"), str(error.detail)))
+    return problem_response(error.status_code, code, detail, headers=error.headers)
+
+
+async def _unfit(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    # Without `input`: what was sent may hold a secret.
+    errors = [{"where": _where(e["loc"]), "message": e["msg"], "type": e["type"]} for e in error.errors()]
+    first = errors[0]
+    rest = f" ({len(errors) - 1} more in `errors`.)" if len(errors) > 1 else ""
+    detail = f"`{first['where']}` is wrong: {first['message']}.{rest}"
+    return problem_response(422, "validation_failed", detail, more={"errors": errors})
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    error_id = str(uuid4())
+    log.error("request.failed", error_id=error_id, method=request.method, path=request.url.path, exc_info=error)
+    detail = f"Something went wrong on our side. The operator finds it in the log under {error_id}."
+    return problem_response(500, "internal_error", detail, more={"error_id": error_id})
+
+
+def _where(place: Sequence[object]) -> str:
+    parts = [str(part) for part in place]
+    return ".".join(parts[1:] if parts[:1] == ["body"] and len(parts) > 1 else parts)

@@ -1,0 +1,29 @@
+"""The tool catalogue, and the rules that say which calls a human must see."""
+
+from uuid import UUID
+
+from api.door import Actor, Service, guarded_router
+from api.schemas import ListOut, ToolApprovalIn, ToolApprovalOut, ToolOut
+
+router = guarded_router("/api/tools", "tools")
+
+
+@router.get("", summary="List the tools", operation_id="list_tools")
+async def index(service: Service, actor: Actor) -> ListOut[ToolOut]:
+    return ListOut(items=[ToolOut.of(tool) for tool in await service.list_tools(by=actor)])
+
+
+@router.get("/{tool_id}", summary="Read a tool", operation_id="read_tool")
+async def read(service: Service, actor: Actor, tool_id: UUID) -> ToolOut:
+    return ToolOut.of(await service.read_tool(tool_id, by=actor))
+
+
+@router.put(
+    "/{tool_id}/approval",
+    summary="Set a tool's approval rule",
+    description="The default and others' rules take an admin; users may tighten their own.",
+    operation_id="set_tool_approval",
+)
+async def set_approval(service: Service, actor: Actor, tool_id: UUID, body: ToolApprovalIn) -> ToolApprovalOut:
+    row = await service.set_tool_approval(tool_id, body.rule(), by=actor, user_id=body.user_id)
+    return ToolApprovalOut.of(row)

@@ -1,0 +1,349 @@
+"""Wire models: what goes over REST, apart from the domain types."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from agent.approvals.policy import Rule, When
+from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus, Vote
+from agent.service import ToolView, TurnView
+from agent.tools.base import Source
+from agent.tools.catalogue import ToolApproval
+from agent.types import Message, Page, Person, Role, Session, Turn, TurnStatus, Usage
+
+T = TypeVar("T")
+M = TypeVar("M")
+
+YEAR_S = 31_536_000
+
+
+def moment(at: datetime) -> str:
+    """Return RFC 3339 in UTC with a Z."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+Time = Annotated[datetime, PlainSerializer(moment, return_type=str, when_used="json")]
+Reason = Annotated[str, Field(max_length=2_000, description="Why, for whoever reads the record.")]
+
+
+class Body(BaseModel):
+    """What a caller sends: an unknown field is a mistake, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class ListOut(BaseModel, Generic[T]):
+    """A part of a list; `next_cursor` asks for the next part."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+def listed(page: Page[M], wire: Callable[[M], T]) -> ListOut[T]:
+    return ListOut(items=[wire(item) for item in page.items], next_cursor=page.next_cursor)
+
+
+class PersonOut(BaseModel):
+    user_id: UUID
+    username: str
+
+    @classmethod
+    def of(cls, person: Person) -> Self:
+        return cls(user_id=person.user_id, username=person.username)
+
+
+class SessionOut(BaseModel):
+    session_id: UUID
+    user_id: UUID
+    title: str | None
+    created_at: Time
+    expires_at: Time | None
+    source: str
+
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        return cls(
+            session_id=session.session_id,
+            user_id=session.user_id,
+            title=session.title,
+            created_at=session.created_at,
+            expires_at=session.expires_at,
+            source=session.source,
+        )
+
+
+class VoteOut(BaseModel):
+    by: PersonOut
+    decision: Decision
+    reason: str | None
+    at: Time
+
+    @classmethod
+    def of(cls, vote: Vote) -> Self:
+        return cls(by=PersonOut.of(vote.by), decision=vote.decision, reason=vote.reason, at=vote.at)
+
+
+class ApprovalOut(BaseModel):
+    """The decision that one tool call needs: `args` and `args_digest` are what will run."""
+
+    approval_id: UUID
+    status: ApprovalStatus
+    execution: ExecutionStatus
+    tool_id: UUID
+    tool_name: str
+    args: dict[str, Any]
+    args_digest: str = Field(description="SHA-256 of the canonical JSON (RFC 8785) of `args`.")
+    args_proposed: dict[str, Any]
+    requested_by: PersonOut
+    requested_reason: str | None
+    session_id: UUID
+    turn_id: UUID
+    tool_call_id: str
+    quorum: int
+    four_eyes: bool
+    votes: list[VoteOut]
+    decided_by: PersonOut | None
+    decided_at: Time | None
+    reason: str | None
+    expires_at: Time
+    result: str | None
+    created_at: Time
+
+    @classmethod
+    def of(cls, a: Approval) -> Self:
+        return cls(
+            approval_id=a.approval_id,
+            status=a.status,
+            execution=a.execution,
+            tool_id=a.tool_id,
+            tool_name=a.tool_name,
+            args=a.args,
+            args_digest=a.args_digest,
+            args_proposed=a.args_proposed,
+            requested_by=PersonOut.of(a.requested_by),
+            requested_reason=a.requested_reason,
+            session_id=a.session_id,
+            turn_id=a.turn_id,
+            tool_call_id=a.tool_call_id,
+            quorum=a.quorum,
+            four_eyes=a.four_eyes,
+            votes=[VoteOut.of(vote) for vote in a.votes],
+            decided_by=PersonOut.of(a.decided_by) if a.decided_by else None,
+            decided_at=a.decided_at,
+            reason=a.reason,
+            expires_at=a.expires_at,
+            result=a.result,
+            created_at=a.created_at,
+        )
+
+
+class UsageOut(BaseModel):
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    model_calls: int
+
+    @classmethod
+    def of(cls, usage: Usage) -> Self:
+        return cls(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            model_calls=usage.model_calls,
+        )
+
+
+class TurnOut(BaseModel):
+    """A turn as it stands; the last three statuses are final."""
+
+    turn_id: UUID
+    session_id: UUID
+    status: TurnStatus
+    reply: str | None
+    error: str | None = Field(description="Of a failed turn: one sentence for people.")
+    pending_approvals: list[ApprovalOut]
+    usage: UsageOut
+    created_at: Time
+    finished_at: Time | None
+
+    @classmethod
+    def of(cls, turn: Turn, pending: Sequence[Approval] = ()) -> Self:
+        return cls(
+            turn_id=turn.turn_id,
+            session_id=turn.session_id,
+            status=turn.status,
+            reply=turn.reply,
+            error=turn.error,
+            pending_approvals=[ApprovalOut.of(approval) for approval in pending],
+            usage=UsageOut.of(turn.usage),
+            created_at=turn.created_at,
+            finished_at=turn.finished_at,
+        )
+
+    @classmethod
+    def of_view(cls, view: TurnView) -> Self:
+        return cls.of(view.turn, view.pending_approvals)
+
+
+class CancelOut(BaseModel):
+    """`turn` is the one that was stopped; null: nothing was running."""
+
+    turn: TurnOut | None
+
+
+class MessageOut(BaseModel):
+    message_id: UUID
+    turn_id: UUID | None
+    role: str
+    content: str
+    tool_calls: list[dict[str, Any]] | None = Field(None, exclude_if=lambda calls: not calls)
+    tool_call_id: str | None = Field(None, exclude_if=lambda call: call is None)
+    created_at: Time
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        return cls(
+            message_id=message.message_id,
+            turn_id=message.turn_id,
+            role=message.role,
+            content=message.content,
+            tool_calls=message.tool_calls,
+            tool_call_id=message.tool_call_id,
+            created_at=message.created_at,
+        )
+
+
+class FlagsOut(BaseModel):
+    """Both false: the tool is denied."""
+
+    auto_execute: bool
+    approval_required: bool
+
+
+class ToolOut(BaseModel):
+    """A tool, with the approval rule as it counts for the caller."""
+
+    tool_id: UUID
+    name: str
+    description: str
+    source: Source
+    server: str | None
+    input_schema: dict[str, Any]
+    annotations: dict[str, Any] = Field(description="As its server states them: shown, never trusted.")
+    status: str = Field(
+        description="available, or unavailable: its server is away, or an admin has to accept a change."
+    )
+    approval: FlagsOut
+
+    @classmethod
+    def of(cls, tool: ToolView) -> Self:
+        return cls(
+            tool_id=tool.spec.tool_id,
+            name=tool.spec.name,
+            description=tool.spec.description,
+            source=tool.spec.source,
+            server=tool.spec.server,
+            input_schema=tool.spec.input_schema,
+            annotations=tool.spec.annotations,
+            status=tool.status,
+            approval=FlagsOut(auto_execute=tool.auto_execute, approval_required=tool.approval_required),
+        )
+
+
+class SessionIn(Body):
+    title: str | None = Field(default=None, max_length=200)
+    expires_in_s: int | None = Field(
+        default=None, strict=True, ge=1, le=YEAR_S, description="Unset: it does not expire."
+    )
+
+
+class MessageIn(Body):
+    message: str
+
+
+class AskIn(Body):
+    tool_id: UUID
+    args: dict[str, Any]
+    session_id: UUID | None = Field(None, description="Unset: the approval gets a session of its own.")
+    reason: Reason | None = None
+
+
+class ApproveIn(Body):
+    args: dict[str, Any] | None = Field(
+        default=None, description="Edited arguments, instead of those that were asked for."
+    )
+    reason: Reason | None = None
+
+
+class RejectIn(Body):
+    reason: Reason | None = None
+
+
+class WhenIO(Body):
+    """A case within a rule: calls whose arguments fit the JSON Schema `args`."""
+
+    args: dict[str, Any]
+    decision: Literal["auto", "ask", "deny"]
+
+
+class RuleIO(Body):
+    """How calls of a tool are decided. Both flags false: denied; both true contradicts itself."""
+
+    auto_execute: bool = Field(strict=True)
+    approval_required: bool = Field(strict=True)
+    approvers: list[str] | None = Field(None, max_length=100)
+    quorum: int | None = Field(None, strict=True, ge=1, le=100)
+    four_eyes: bool | None = Field(None, strict=True)
+    expires_in_s: int | None = Field(None, strict=True, ge=1, le=YEAR_S)
+    when: list[WhenIO] = Field(default_factory=list[WhenIO], max_length=50)
+
+
+class ToolApprovalIn(RuleIO):
+    user_id: UUID | None = Field(None, description="Whose rule; null: the default for everyone.")
+
+    def rule(self) -> Rule:
+        return Rule(
+            auto_execute=self.auto_execute,
+            approval_required=self.approval_required,
+            approvers=None if self.approvers is None else tuple(self.approvers),
+            quorum=self.quorum,
+            four_eyes=self.four_eyes,
+            expires_in_s=self.expires_in_s,
+            when=tuple(When(case.args, case.decision) for case in self.when),
+        )
+
+
+class ToolApprovalOut(RuleIO):
+    tool_id: UUID
+    tool_name: str
+    user_id: UUID | None
+    updated_at: Time
+
+    @classmethod
+    def of(cls, row: ToolApproval) -> Self:
+        rule = row.rule
+        return cls(
+            tool_id=row.tool_id,
+            tool_name=row.tool_name,
+            user_id=row.user_id,
+            auto_execute=rule.auto_execute,
+            approval_required=rule.approval_required,
+            approvers=None if rule.approvers is None else list(rule.approvers),
+            quorum=rule.quorum,
+            four_eyes=rule.four_eyes,
+            expires_in_s=rule.expires_in_s,
+            when=[WhenIO(args=case.args, decision=case.decision) for case in rule.when],
+            updated_at=row.updated_at,
+        )
+
+
+class ConsoleOut(BaseModel):
+    """What the console needs to know before it shows anything."""
+
+    demo: bool = Field(description="True: the built-in demo model answers, by rules.")
+    version: str
+    user: PersonOut
+    role: Role

@@ -1,0 +1,159 @@
+"""The before_authorize middleware: what people send is stored before it is acked, with or without Slack's auth.test."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+import structlog
+from slack_bolt.async_app import AsyncBoltRequest
+from slack_bolt.response import BoltResponse
+from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.webhook.async_client import AsyncWebhookClient
+
+from agent.approvals.types import Decision
+from agent.errors import Refusal
+from bot import payloads
+from bot.client import FAILURES
+from bot.errands import Errands
+from bot.payloads import Click, Incoming, Parsed, Place, Review, Stop
+from bot.views.approval import review_modal
+from bot.views.refusal import BAD_BUTTON, COULD_NOT_OPEN, refusal, refusal_modal
+
+if TYPE_CHECKING:
+    from agent.service import AgentService
+
+log = structlog.get_logger()
+
+Next = Callable[[], Awaitable[BoltResponse]]
+Middleware = Callable[[AsyncBoltRequest, Next], Awaitable[BoltResponse]]
+
+
+def build_ingress(service: "AgentService", client: AsyncWebClient, errands: Errands) -> Middleware:
+    """Return the middleware; an error it raises is a 500, so Slack delivers again."""
+    desk = _Desk(service, client, errands)
+
+    async def ingress(req: AsyncBoltRequest, next_: Next) -> BoltResponse:
+        request = payloads.parsed(req.body)
+        if request is not None:
+            return await desk.take(request)
+        event = payloads.event_type(req.body)
+        if event is None:
+            return await next_()
+        if event in ("app_uninstalled", "tokens_revoked"):
+            log.warning("slack.uninstalled", slack_event=event)
+        return _ack()
+
+    return ingress
+
+
+def _ack(body: str = "") -> BoltResponse:
+    return BoltResponse(status=200, body=body, headers={"Content-Type": ["application/json"]} if body else {})
+
+
+class _Desk:
+    """Takes one request to the service, and tells a refusal to whoever made it."""
+
+    def __init__(self, service: "AgentService", client: AsyncWebClient, errands: Errands) -> None:
+        self._service = service
+        self._client = client
+        self._errands = errands
+        self._queues: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+
+    async def take(self, request: Parsed) -> BoltResponse:
+        match request:
+            case Incoming():
+                await self._message(request)
+            case Click():
+                await self._click(request)
+            case Review():
+                return await self._review(request)
+            case Stop():
+                await self._stop(request)
+        return _ack()
+
+    async def _message(self, said: Incoming) -> None:
+        # Socket Mode hands over envelopes concurrently: a thread's messages keep the order in which they came.
+        queue = self._queues.setdefault(said.thread.session_id, asyncio.Lock())
+        async with queue:
+            try:
+                await self._service.submit_message(
+                    said.thread,
+                    said.text,
+                    by=said.by,
+                    event_key=said.event_key,
+                    message_key=said.message_key,
+                    address=said.place.address,
+                    start=said.starts,
+                )
+            except Refusal as error:
+                self._errands.run(self._whisper(said.by.user, said.place, error.message, None))
+
+    async def _click(self, click: Click) -> None:
+        if click.approval_id is None:
+            self._refuse(click, BAD_BUTTON)
+        elif click.decision is None:
+            self._errands.run(self._show_arguments(click, click.approval_id))
+        else:
+            try:
+                await self._service.decide_approval(click.approval_id, click.decision, by=click.by)
+            except Refusal as error:
+                log.info("approval.click_refused", approval_id=str(click.approval_id), code=error.code)
+                self._refuse(click, error.message)
+
+    async def _review(self, review: Review) -> BoltResponse:
+        if review.approval_id is None:
+            return _instead(BAD_BUTTON)
+        try:
+            await self._service.decide_approval(review.approval_id, Decision.APPROVE, by=review.by)
+        except Refusal as error:
+            log.info("approval.click_refused", approval_id=str(review.approval_id), code=error.code)
+            return _instead(error.message)
+        return _ack()
+
+    async def _stop(self, stop: Stop) -> None:
+        try:
+            by = await self._service.principal_of_chat(stop.by)
+            await self._service.cancel_turn(stop.thread.session_id, by=by)
+        except Refusal as error:
+            self._errands.run(self._whisper(stop.by.user, stop.place, error.message, None))
+
+    def _refuse(self, click: Click, message: str) -> None:
+        self._errands.run(self._whisper(click.by.user, click.place, message, click.response_url))
+
+    async def _whisper(self, user: str, place: Place | None, message: str, response_url: str | None) -> None:
+        """Tell one person, in the thread if Slack lets us, else where their click came from."""
+        shown = refusal(message)
+        if place is not None:
+            try:
+                await self._client.chat_postEphemeral(
+                    channel=place.channel,
+                    user=user,
+                    thread_ts=place.thread_ts,
+                    text=shown.text,
+                    blocks=list(shown.blocks),
+                )
+            except FAILURES as error:
+                log.info("slack.ephemeral_failed", error=type(error).__name__)
+            else:
+                return
+        if response_url is not None:
+            send = AsyncWebhookClient(response_url).send
+            blocks = list(shown.blocks)
+            await send(text=shown.text, blocks=blocks, response_type="ephemeral", replace_original=False)
+
+    async def _show_arguments(self, click: Click, approval_id: UUID) -> None:
+        try:
+            approval = await self._service.read_approval(approval_id, by=None)
+            await self._client.views_open(trigger_id=click.trigger_id or "", view=review_modal(approval))
+        except Refusal as error:
+            await self._whisper(click.by.user, click.place, error.message, click.response_url)
+        except FAILURES as error:
+            log.info("slack.modal_failed", approval_id=str(approval_id), error=type(error).__name__)
+            await self._whisper(click.by.user, click.place, COULD_NOT_OPEN, click.response_url)
+
+
+def _instead(message: str) -> BoltResponse:
+    return _ack(json.dumps({"response_action": "update", "view": refusal_modal(message)}))

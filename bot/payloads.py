@@ -1,0 +1,219 @@
+"""Slack's JSON read into our types: the only file that knows Slack's field names. Pure."""
+
+import html
+import re
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from agent.approvals.types import Decision
+from agent.types import Address, ChatUser, ThreadKey
+
+Body = dict[str, Any]
+
+DOOR = "slack"
+APPROVE, REJECT, SHOW_ARGUMENTS = "approval_approve", "approval_reject", "approval_arguments"
+REVIEW = "approval_review"
+"""The callback id of the modal that shows a large call in full and approves it."""
+
+_FROM_PEOPLE = {None, "file_share", "thread_broadcast"}
+_DECISIONS = {APPROVE: Decision.APPROVE, REJECT: Decision.REJECT}
+_ENTITY = re.compile(r"<([^<>]*)>")
+_NO_TEXT = "(a mention without any text)"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A thread of a conversation, as the Web API wants to be told."""
+
+    channel: str
+    thread_ts: str
+
+    @property
+    def address(self) -> Address:
+        return Address(DOOR, {"channel": self.channel, "thread_ts": self.thread_ts})
+
+    @classmethod
+    def of(cls, address: Address) -> "Place":
+        return cls(address.where["channel"], address.where["thread_ts"])
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message that is, or may be, for us. `starts`: it opens a session where there is none."""
+
+    thread: ThreadKey
+    place: Place
+    by: ChatUser
+    text: str
+    event_key: str
+    message_key: str
+    starts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """A press of one of our buttons. `decision` is None where someone wants to see the arguments."""
+
+    decision: Decision | None
+    approval_id: UUID | None
+    by: ChatUser
+    place: Place | None
+    response_url: str | None
+    trigger_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """The modal that shows a large call was submitted: an approval."""
+
+    approval_id: UUID | None
+    by: ChatUser
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Someone pressed Slack's own stop button."""
+
+    thread: ThreadKey
+    place: Place
+    by: ChatUser
+
+
+Parsed = Incoming | Click | Review | Stop
+
+
+def parsed(body: Body) -> Parsed | None:
+    """Return what this request asks of us, or None where it is not for us."""
+    if body.get("type") == "event_callback":
+        event = body.get("event") or {}
+        if event.get("type") in ("message", "app_mention"):
+            return _incoming(body, event)
+        return _stop(body, event) if event.get("type") == "agent_session_stopped" else None
+    if body.get("type") == "block_actions":
+        return _click(body)
+    return _review(body) if body.get("type") == "view_submission" else None
+
+
+def event_type(body: Body) -> str | None:
+    """Return the type of the event in an envelope."""
+    return (body.get("event") or {}).get("type") if body.get("type") == "event_callback" else None
+
+
+def _incoming(body: Body, event: Body) -> Incoming | None:
+    me = _own_user(body)
+    if not _is_from_a_person(event, me) or not (event.get("channel") and event.get("ts") and body.get("event_id")):
+        return None
+    raw = str(event.get("text") or "")
+    channel, ts = event["channel"], event["ts"]
+    direct = event.get("channel_type") == "im" or (event["type"] == "message" and channel.startswith("D"))
+    starts = direct or event["type"] == "app_mention" or (me is not None and _mention(me).search(raw) is not None)
+    if not starts and not event.get("thread_ts"):
+        return None
+    team, root = body["team_id"], event.get("thread_ts") or ts
+    return Incoming(
+        thread=ThreadKey(team, channel, root),
+        place=Place(channel, root),
+        by=ChatUser(team, event["user"], _is_external_author(body, event)),
+        text=_text(event, raw, me),
+        event_key=f"slack:{team}:{body['event_id']}",
+        message_key=f"slack:{team}:{channel}:{ts}",
+        starts=starts,
+    )
+
+
+def _own_user(body: Body) -> str | None:
+    return next((a["user_id"] for a in body.get("authorizations") or [] if a.get("is_bot")), None)
+
+
+def _mention(user: str) -> re.Pattern[str]:
+    return re.compile(rf"<@{re.escape(user)}(?:\|[^<>]*)?>")
+
+
+def _is_from_a_person(event: Body, me: str | None) -> bool:
+    if event.get("subtype") not in _FROM_PEOPLE or event.get("bot_id") or event.get("bot_profile"):
+        return False
+    return bool(event.get("user")) and event["user"] not in (me, "USLACKBOT") and not event.get("hidden")
+
+
+def _is_external_author(body: Body, event: Body) -> bool:
+    """Whether the author is of another workspace; one we can't place in a shared channel counts as such."""
+    stated = [t for t in (event.get("user_team"), event.get("source_team")) if t]
+    teams = stated or [t for t in (event.get("team"),) if t]
+    if not teams:
+        return bool(body.get("is_ext_shared_channel"))
+    return any(team != body["team_id"] for team in teams)
+
+
+def _text(event: Body, raw: str, me: str | None) -> str:
+    """What the person wrote, as the model should read it."""
+    if me is not None:
+        raw = _mention(me).sub(" ", raw)
+    parts = [readable(raw)]
+    parts += [f"> {readable(str(a.get('text') or a.get('fallback') or ''))}" for a in event.get("attachments") or []]
+    parts += [f"[file: {f.get('name') or 'without a name'}]" for f in event.get("files") or []]
+    return "\n".join(p for p in parts if p.strip("> ")) or _NO_TEXT
+
+
+def readable(raw: str) -> str:
+    """Return Slack's message markup as plain text: entities decoded, references by name."""
+    return html.unescape(_ENTITY.sub(_reference, raw)).strip()
+
+
+def _reference(match: re.Match[str]) -> str:
+    target, _, label = match[1].partition("|")
+    if target[:1] in ("@", "#"):
+        return target[0] + (label.removeprefix(target[0]) or target[1:])
+    if target.startswith("!"):
+        return label or "@" + target[1:].split("^")[0]
+    plain = target.removeprefix("mailto:")
+    same = label in ("", plain) or plain.removeprefix("https://").removeprefix("http://").rstrip("/") == label
+    return (label or plain) if same else f"{label} ({plain})"
+
+
+def _click(body: Body) -> Click | None:
+    action = next(iter(body.get("actions") or []), {})
+    name = action.get("action_id")
+    if name not in (*_DECISIONS, SHOW_ARGUMENTS):
+        return None
+    message, container = body.get("message") or {}, body.get("container") or {}
+    channel = (body.get("channel") or {}).get("id") or container.get("channel_id")
+    ts = message.get("thread_ts") or container.get("thread_ts") or message.get("ts") or container.get("message_ts")
+    return Click(
+        decision=_DECISIONS.get(name),
+        approval_id=_uuid(action.get("value")),
+        by=_person(body, home=message.get("team")),
+        place=Place(channel, ts) if channel and ts else None,
+        response_url=body.get("response_url"),
+        trigger_id=body.get("trigger_id"),
+    )
+
+
+def _review(body: Body) -> Review | None:
+    view = body.get("view") or {}
+    if view.get("callback_id") != REVIEW:
+        return None
+    home = view.get("app_installed_team_id") or view.get("team_id")
+    return Review(_uuid(view.get("private_metadata")), _person(body, home=home))
+
+
+def _person(body: Body, *, home: str | None) -> ChatUser:
+    """Whoever acted. `home` is the workspace of what they acted on; someone of another one is external."""
+    user = body["user"]
+    team = home or (body.get("team") or {}).get("id") or user.get("team_id") or ""
+    return ChatUser(team, user["id"], bool(user.get("team_id")) and user["team_id"] != team)
+
+
+def _stop(body: Body, event: Body) -> Stop | None:
+    channel, root, user = event.get("channel"), event.get("thread_ts"), event.get("user")
+    if not (channel and root and user):
+        return None
+    team = body["team_id"]
+    return Stop(ThreadKey(team, channel, root), Place(channel, root), ChatUser(team, user))
+
+
+def _uuid(value: Any) -> UUID | None:
+    try:
+        return UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

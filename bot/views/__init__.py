@@ -1,0 +1,1 @@
+"""Pure functions from our types to Block Kit."""

@@ -1,0 +1,150 @@
+"""The approval card: what will run, who asks, who may stop it, and how it ended."""
+
+from datetime import UTC, datetime
+
+from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus, Vote
+from agent.types import Person
+from bot import mrkdwn
+from bot.payloads import APPROVE, REJECT, REVIEW, SHOW_ARGUMENTS
+from bot.views import arguments
+from bot.views.arguments import Room
+from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, plain, rich, run, words
+
+_DIGEST_SHOWN = 12
+_RESULT_SHOWN = 1_200
+_RESULT_LINES = 12
+_HEADS = {
+    ApprovalStatus.PENDING: "Approval needed",
+    ApprovalStatus.APPROVED: "Approved",
+    ApprovalStatus.REJECTED: "Rejected",
+    ApprovalStatus.EXPIRED: "Expired: nobody decided in time, and it did not run",
+    ApprovalStatus.CANCELLED: "Cancelled: it did not run",
+}
+_EXECUTIONS = {
+    ExecutionStatus.RUNNING: "Running …",
+    ExecutionStatus.SUCCEEDED: "Done.",
+    ExecutionStatus.FAILED: "It ran and failed.",
+    ExecutionStatus.UNKNOWN: "Nobody can tell whether it ran: look at the system itself before you repeat it.",
+}
+
+_NOTES: dict[Room, list[Block]] = {
+    Room.CARD: [],
+    Room.MODAL: [footnote("Too long for a card: read it all with *Show all arguments*, and approve it there.")],
+    Room.FILE: [
+        footnote("Too long for Slack: the arguments are in a file here. Approve in the web console or over REST.")
+    ],
+}
+
+
+def approval_card(approval: Approval, *, room: Room | None = None) -> Rendered:
+    """Return the card as the approval stands. Approve is offered only where every argument can be read on it."""
+    room = room or arguments.room(approval)
+    blocks = [_head(approval), *_asked(approval)]
+    blocks += arguments.card_blocks(approval) if room is Room.CARD else arguments.preview_blocks(approval)
+    blocks += _outcome(approval) if approval.is_settled else _open(approval, room)
+    return Rendered(_summary(approval), tuple(blocks))
+
+
+def person(who: Person) -> str:
+    """Return how mrkdwn names somebody."""
+    return f"<@{who.chat_user}>" if who.chat_user else f"*{mrkdwn.escape(who.username)}*"
+
+
+def digest_shown(digest: str) -> str:
+    """Return the part of a digest that people compare."""
+    return digest.rpartition(":")[2][:_DIGEST_SHOWN]
+
+
+def moment(when: datetime) -> str:
+    """Return a time that each reader sees in their own zone."""
+    stamp, utc = int(when.timestamp()), when.astimezone(UTC)
+    return f"<!date^{stamp}^{{date_short_pretty}} {{time}}|{utc:%Y-%m-%d %H:%M} UTC>"
+
+
+def _head(approval: Approval) -> Block:
+    return ours(f"*{_HEADS[approval.status]}:* `{_tool(approval)}`\nAsked for by {person(approval.requested_by)}")
+
+
+def _tool(approval: Approval) -> str:
+    return mrkdwn.escape(approval.tool_name).replace("`", "'")
+
+
+def _asked(approval: Approval) -> list[Block]:
+    if not approval.requested_reason:
+        return []
+    return [rich(line(run("Reason: ", bold=True), run(_short(approval.requested_reason))))]
+
+
+def _short(text: str, limit: int = 500) -> str:
+    return mrkdwn.cut(mrkdwn.visible(text), limit)
+
+
+def _open(approval: Approval, room: Room) -> list[Block]:
+    value = str(approval.approval_id)
+    approve = button("Approve", APPROVE, value, "primary")
+    show = button("Show all arguments", SHOW_ARGUMENTS, value)
+    reject = button("Reject", REJECT, value, "danger")
+    offered = {Room.CARD: [approve, reject], Room.MODAL: [show, reject], Room.FILE: [reject]}[room]
+    return [*_NOTES[room], {"type": "actions", "elements": offered}, *_votes(approval), _terms(approval)]
+
+
+def _terms(approval: Approval) -> Block:
+    terms = [f"Digest `{digest_shown(approval.args_digest)}`", f"expires {moment(approval.expires_at)}"]
+    if approval.quorum > 1:
+        given = sum(v.decision is Decision.APPROVE for v in approval.votes)
+        terms.append(f"{given} of {approval.quorum} approvals")
+    if approval.four_eyes:
+        terms.append("not by whoever asked")
+    return footnote(" · ".join(terms))
+
+
+def _votes(approval: Approval) -> list[Block]:
+    return [footnote(_vote(vote)) for vote in approval.votes[-10:]]
+
+
+def _vote(vote: Vote) -> str:
+    said = "approved" if vote.decision is Decision.APPROVE else "rejected"
+    reason = f": {mrkdwn.escape(mrkdwn.cut(vote.reason, 200))}" if vote.reason else ""
+    return f"{person(vote.by)} {said} {moment(vote.at)}{reason}"
+
+
+def _outcome(approval: Approval) -> list[Block]:
+    blocks: list[Block] = []
+    if approval.decided_by is not None:
+        when = f" {moment(approval.decided_at)}" if approval.decided_at else ""
+        blocks.append(ours(f"{_HEADS[approval.status]} by {person(approval.decided_by)}{when}"))
+    if approval.reason:
+        blocks.append(rich(line(run("Reason: ", bold=True), run(_short(approval.reason)))))
+    if approval.execution in _EXECUTIONS:
+        blocks.append(ours(_EXECUTIONS[approval.execution]))
+    if approval.result and approval.execution not in (ExecutionStatus.NONE, ExecutionStatus.RUNNING):
+        blocks.append(rich(box(_first_lines(approval.result))))
+    others = _votes(approval) if approval.quorum > 1 else []
+    return [*blocks, *others, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
+
+
+def _first_lines(result: str) -> str:
+    lines = mrkdwn.visible(result).splitlines()
+    shown = "\n".join(lines[:_RESULT_LINES]) + ("\n…" if len(lines) > _RESULT_LINES else "")
+    return mrkdwn.cut(shown, _RESULT_SHOWN) or " "
+
+
+def _summary(approval: Approval) -> str:
+    who = approval.decided_by if approval.is_settled and approval.decided_by else approval.requested_by
+    joint = "by" if who is approval.decided_by else "asked for by"
+    return f"{_HEADS[approval.status]}: {mrkdwn.escape(approval.tool_name)}, {joint} {mrkdwn.escape(who.username)}"
+
+
+def review_modal(approval: Approval) -> Block:
+    """Return the modal that shows every argument; while the call is pending, its submit approves."""
+    head = [words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"), *_asked(approval)]
+    blocks = [*head, *arguments.modal_blocks(approval), footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
+    view: Block = {
+        "type": "modal",
+        "callback_id": REVIEW,
+        "private_metadata": str(approval.approval_id),
+        "title": plain("All arguments"),
+        "close": plain("Close"),
+        "blocks": blocks,
+    }
+    return view if approval.is_settled else {**view, "submit": plain("Approve")}

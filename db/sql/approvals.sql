@@ -1,0 +1,105 @@
+-- name: insert
+INSERT INTO approvals (approval_id, session_id, turn_id, tool_call_id, tool_id, tool_name, schema_hash, args, args_digest,
+       args_proposed, requested_by, requested_reason, status, approvers, quorum, four_eyes, reason, decided_at, handled_at,
+       expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $8, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+        now() + make_interval(secs => $19))
+ON CONFLICT (session_id, tool_call_id) DO NOTHING;
+
+-- name: session_of
+SELECT session_id FROM approvals WHERE approval_id = $1;
+
+-- name: lock
+-- The approval; the caller has locked its session's row before it, so two decisions on one thread settle in order.
+SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
+       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
+       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
+       e.status AS execution, e.result
+  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+ WHERE a.approval_id = $1 FOR UPDATE OF a;
+
+-- name: lock_of_call
+SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
+       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
+       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
+       e.status AS execution, e.result
+  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+ WHERE a.session_id = $1 AND a.tool_call_id = $2 FOR UPDATE OF a;
+
+-- name: read
+SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
+       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
+       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
+       e.status AS execution, e.result
+  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+ WHERE a.approval_id = $1;
+
+-- name: of_turn
+SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
+       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
+       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
+       e.status AS execution, e.result
+  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+ WHERE a.turn_id = $1 AND a.status = $2 ORDER BY a.created_at, a.approval_id;
+
+-- name: list
+SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
+       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
+       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
+       e.status AS execution, e.result
+  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+ WHERE a.status = $1 AND (a.created_at, a.approval_id) < ($2, $3)
+ ORDER BY a.created_at DESC, a.approval_id DESC LIMIT $4;
+
+-- name: list_of_requester
+SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
+       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
+       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
+       e.status AS execution, e.result
+  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+ WHERE a.requested_by = $5 AND a.status = $1 AND (a.created_at, a.approval_id) < ($2, $3)
+ ORDER BY a.created_at DESC, a.approval_id DESC LIMIT $4;
+
+-- name: save
+UPDATE approvals SET status = $2, args = $3, args_digest = $4, decided_by = $5, decided_at = $6, reason = $7
+ WHERE approval_id = $1;
+
+-- name: save_vote
+INSERT INTO votes (approval_id, voter_id, decision, reason, args_digest, at) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (approval_id, voter_id) DO UPDATE SET decision = EXCLUDED.decision, reason = EXCLUDED.reason,
+       args_digest = EXCLUDED.args_digest, at = EXCLUDED.at;
+
+-- name: votes
+SELECT v.approval_id, v.voter_id, v.decision, v.reason, v.args_digest, v.at
+  FROM votes v WHERE v.approval_id = ANY($1::uuid[]) ORDER BY v.at;
+
+-- name: handle
+UPDATE approvals SET handled_at = now() WHERE approval_id = $1 AND handled_at IS NULL;
+
+-- name: unhandled
+-- Whether a settled decision of the thread waits to be taken note of.
+SELECT EXISTS (
+       SELECT 1 FROM approvals
+        WHERE session_id = $1 AND turn_id = $2 AND status <> 'pending' AND handled_at IS NULL);
+
+-- name: cancel_pending
+UPDATE approvals SET status = 'cancelled', decided_at = now(), reason = $2, handled_at = now()
+ WHERE session_id = $1 AND status = 'pending' AND turn_id = $3
+RETURNING approval_id;
+
+-- name: expired
+SELECT approval_id, session_id FROM approvals WHERE status = 'pending' AND expires_at <= now()
+ ORDER BY expires_at LIMIT 100;
+
+-- name: expire
+UPDATE approvals SET status = 'expired', decided_at = now()
+ WHERE approval_id = $1 AND status = 'pending' AND expires_at <= now()
+RETURNING turn_id;
+
+-- name: of_single_turn
+SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
+       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
+       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
+       e.status AS execution, e.result
+  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+ WHERE a.turn_id = $1 LIMIT 1;

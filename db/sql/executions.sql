@@ -1,0 +1,33 @@
+-- name: read
+SELECT tool_call_id, approval_id, args_digest, status, result, runs FROM executions
+ WHERE session_id = $1 AND tool_call_id = $2;
+
+-- name: claim
+-- The compare-and-set in front of every run of a tool: who gets no row back does not run it.
+INSERT INTO executions (session_id, tool_call_id, turn_id, approval_id, tool_id, tool_name, args_digest, status)
+VALUES ($1, $2, $3, $4, $5, $6, $7, 'running')
+ON CONFLICT DO NOTHING
+RETURNING runs;
+
+-- name: claim_again
+-- Only for a tool that may run again after a crash.
+UPDATE executions SET runs = runs + 1, claimed_at = now()
+ WHERE session_id = $1 AND tool_call_id = $2 AND status = 'running'
+RETURNING runs;
+
+-- name: finish
+UPDATE executions SET status = $3, result = $4, finished_at = now()
+ WHERE session_id = $1 AND tool_call_id = $2 AND status = 'running'
+RETURNING approval_id;
+
+-- name: lose
+-- What was still claimed when its turn ended: nobody can tell whether it ran.
+UPDATE executions SET status = 'outcome_unknown', result = $3, finished_at = now()
+ WHERE session_id = $1 AND turn_id = $2 AND status = 'running'
+RETURNING tool_call_id, approval_id, tool_name;
+
+-- name: of_turn
+SELECT tool_call_id, approval_id, status, result, runs FROM executions WHERE session_id = $1 AND turn_id = $2;
+
+-- name: attach
+UPDATE executions SET approval_id = $3 WHERE session_id = $1 AND tool_call_id = $2;

@@ -1,0 +1,57 @@
+-- name: save
+INSERT INTO tools (tool_id, name, original_name, description, source, server, input_schema, schema_hash, annotations,
+       read_only, idempotent, status, seen_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'available', now())
+ON CONFLICT (tool_id) DO UPDATE SET name = EXCLUDED.name, description = EXCLUDED.description,
+       input_schema = EXCLUDED.input_schema, schema_hash = EXCLUDED.schema_hash, annotations = EXCLUDED.annotations,
+       read_only = EXCLUDED.read_only, idempotent = EXCLUDED.idempotent, status = 'available', seen_at = now();
+
+-- name: missing
+-- What nobody has offered for $2 seconds; replicas that offer a tool say so again and again.
+UPDATE tools SET status = 'unavailable'
+ WHERE status = 'available' AND NOT tool_id = ANY($1::uuid[]) AND seen_at <= now() - make_interval(secs => $2);
+
+-- name: list
+SELECT tool_id, name, original_name, description, source, server, input_schema, schema_hash, annotations, read_only,
+       idempotent, status
+  FROM tools WHERE status = 'available' ORDER BY name, tool_id;
+
+-- name: read
+SELECT tool_id, name, original_name, description, source, server, input_schema, schema_hash, annotations, read_only,
+       idempotent, status
+  FROM tools WHERE tool_id = $1;
+
+-- name: rows
+-- The rows that may count for a user's call of a tool: the default and their own.
+SELECT user_id, auto_execute, approval_required, by_admin, approvers, quorum, four_eyes, expires_in_s, rules, beneath
+  FROM tool_approval_config WHERE tool_id = $1 AND user_id IS NULL
+UNION ALL
+SELECT user_id, auto_execute, approval_required, by_admin, approvers, quorum, four_eyes, expires_in_s, rules, beneath
+  FROM tool_approval_config WHERE tool_id = $1 AND user_id = $2;
+
+-- name: rows_of_user
+-- The default rows of every tool, and the user's own.
+SELECT tool_id, user_id, auto_execute, approval_required, by_admin, approvers, quorum, four_eyes, expires_in_s, rules,
+       beneath
+  FROM tool_approval_config WHERE user_id IS NULL OR user_id = $1;
+
+-- name: save_default
+INSERT INTO tool_approval_config (user_id, tool_id, tool_name, auto_execute, approval_required, approvers, quorum,
+       four_eyes, expires_in_s, rules)
+VALUES (NULL, $1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (tool_id) WHERE user_id IS NULL DO UPDATE SET tool_name = EXCLUDED.tool_name,
+       auto_execute = EXCLUDED.auto_execute, approval_required = EXCLUDED.approval_required,
+       approvers = EXCLUDED.approvers, quorum = EXCLUDED.quorum, four_eyes = EXCLUDED.four_eyes,
+       expires_in_s = EXCLUDED.expires_in_s, rules = EXCLUDED.rules, updated_at = now()
+RETURNING updated_at;
+
+-- name: save_of_user
+INSERT INTO tool_approval_config (user_id, tool_id, tool_name, auto_execute, approval_required, approvers, quorum,
+       four_eyes, expires_in_s, rules, by_admin, beneath)
+VALUES ($10, $1, $2, $3, $4, $5, $6, $7, $8, $9, $11, $12)
+ON CONFLICT (user_id, tool_id) WHERE user_id IS NOT NULL DO UPDATE SET tool_name = EXCLUDED.tool_name,
+       auto_execute = EXCLUDED.auto_execute, approval_required = EXCLUDED.approval_required,
+       approvers = EXCLUDED.approvers, quorum = EXCLUDED.quorum, four_eyes = EXCLUDED.four_eyes,
+       expires_in_s = EXCLUDED.expires_in_s, rules = EXCLUDED.rules, by_admin = EXCLUDED.by_admin,
+       beneath = EXCLUDED.beneath, updated_at = now()
+RETURNING updated_at;

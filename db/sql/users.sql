@@ -1,0 +1,36 @@
+-- name: of_chat
+-- The user behind a chat platform's identity, created on first contact.
+INSERT INTO users (user_id, username, slack_team_id, slack_user_id, external)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (slack_team_id, slack_user_id) WHERE slack_user_id IS NOT NULL
+DO UPDATE SET external = users.external OR EXCLUDED.external
+RETURNING user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external;
+
+-- name: find_chat
+SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external
+  FROM users WHERE slack_team_id = $1 AND slack_user_id = $2;
+
+-- name: read
+SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external
+  FROM users WHERE user_id = $1;
+
+-- name: read_many
+SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external
+  FROM users WHERE user_id = ANY($1::uuid[]);
+
+-- name: needs_profile
+-- The chat identity of a user whose profile was never looked up, or more than a day ago.
+SELECT slack_team_id, slack_user_id FROM users
+ WHERE user_id = $1 AND slack_user_id IS NOT NULL AND (profiled_at IS NULL OR profiled_at < now() - interval '1 day');
+
+-- name: save_profile
+UPDATE users SET display_name = $2, email = $3, external = external OR $4, disabled = disabled OR $5,
+       profiled_at = now(), updated_at = now()
+ WHERE user_id = $1;
+
+-- name: read_group
+SELECT members, fetched_at > now() - make_interval(secs => $2) AS fresh FROM usergroups WHERE group_id = $1;
+
+-- name: save_group
+INSERT INTO usergroups (group_id, members, fetched_at) VALUES ($1, $2, now())
+ON CONFLICT (group_id) DO UPDATE SET members = EXCLUDED.members, fetched_at = EXCLUDED.fetched_at;

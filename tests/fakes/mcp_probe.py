@@ -1,0 +1,88 @@
+"""An MCP server whose effects can be counted: `mcp_probe.py EFFECTS stdio` or `mcp_probe.py EFFECTS PORT`."""
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.types import ToolAnnotations
+
+server = MCPServer("probe", log_level="CRITICAL")
+effects = Path(sys.argv[1])
+
+
+def effect(tool: str, **data: object) -> None:
+    with effects.open("a") as file:
+        file.write(json.dumps({"tool": tool, **data}) + "\n")
+
+
+@server.tool(annotations=ToolAnnotations(destructive_hint=True))
+def restart(service: str, reason: str = "") -> str:
+    """Restart a service."""
+    effect("restart", service=service, reason=reason)
+    return f"restarted {service}"
+
+
+@server.tool(annotations=ToolAnnotations(read_only_hint=True))
+def uptime(service: str) -> str:
+    """Show how long a service has been up."""
+    effect("uptime", service=service)
+    return f"{service} is up 3 days"
+
+
+@server.tool()
+async def slow(seconds: float) -> str:
+    """Take effect at once and answer late."""
+    effect("slow")
+    await asyncio.sleep(seconds)
+    return "done at last"
+
+
+@server.tool()
+def echo(text: str) -> str:
+    """Give the text back."""
+    return text
+
+
+@server.tool()
+def big(size: int) -> str:
+    """Give back that many characters."""
+    effect("big", size=size)
+    return "x" * size
+
+
+@server.tool()
+def fail(message: str) -> str:
+    """Raise an error."""
+    raise ValueError(message)
+
+
+@server.tool()
+async def block(seconds: float) -> str:
+    """Take effect and stop the whole server for a while."""
+    effect("block")
+    time.sleep(seconds)
+    return "unblocked"
+
+
+@server.tool()
+async def learn(name: str, ctx: Context) -> str:  # type: ignore[type-arg]
+    """Offer one more tool and tell whoever listens."""
+
+    def learned() -> str:
+        return f"I am {name}"
+
+    server.add_tool(learned, name=name, description="Learned later.")
+    await ctx.notify_tools_changed()
+    await ctx.session.send_tool_list_changed()
+    return "learned"
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "stdio":
+        asyncio.run(server.run_stdio_async())
+    else:
+        asyncio.run(server.run_streamable_http_async(port=int(sys.argv[2])))

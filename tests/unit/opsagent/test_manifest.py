@@ -1,0 +1,56 @@
+"""The Slack app's manifest: what Slack accepts, and no scope or event without its counterpart."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+READS = {
+    "app_mention": "app_mentions:read",
+    "message.channels": "channels:history",
+    "message.groups": "groups:history",
+    "message.im": "im:history",
+    "message.mpim": "mpim:history",
+    "app_uninstalled": None,
+    "tokens_revoked": None,
+}
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "manifest.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return json.loads((ROOT / "tests/fakes/slack-manifest.schema.json").read_text())
+
+
+def test_slacks_own_schema_accepts_the_manifest(manifest: dict[str, Any], schema: dict[str, Any]) -> None:
+    jsonschema.Draft7Validator(schema).validate(manifest)
+
+
+def test_the_schema_would_refuse_a_wrong_one(manifest: dict[str, Any], schema: dict[str, Any]) -> None:
+    wrong = {**manifest, "features": {**manifest["features"], "agent_view": {"agent_description": "x" * 301}}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft7Validator(schema).validate(wrong)
+
+
+def test_every_event_has_the_scope_it_needs(manifest: dict[str, Any]) -> None:
+    events = manifest["settings"]["event_subscriptions"]["bot_events"]
+    scopes = manifest["oauth_config"]["scopes"]["bot"]
+    assert set(events) == set(READS)
+    assert {scope for scope in READS.values() if scope} <= set(scopes)
+    assert scopes == sorted(set(scopes))
+
+
+def test_it_starts_in_socket_mode_as_an_agent_people_can_write_to(manifest: dict[str, Any]) -> None:
+    assert manifest["settings"]["socket_mode_enabled"] is True
+    assert manifest["settings"]["interactivity"]["is_enabled"] is True
+    assert manifest["features"]["app_home"]["messages_tab_enabled"] is True
+    assert manifest["features"]["app_home"]["messages_tab_read_only_enabled"] is False
+    assert "assistant:write" in manifest["oauth_config"]["scopes"]["bot"]
