@@ -1,6 +1,10 @@
 """Slack's HTTP door: one endpoint for events, clicks and commands."""
 
-from slack_bolt.adapter.starlette.async_handler import AsyncSlackRequestHandler, Request, Response
+from slack_bolt.adapter.starlette.async_handler import (
+    AsyncSlackRequestHandler,
+    Request,  # pyright: ignore[reportPrivateImportUsage]
+    Response,  # pyright: ignore[reportPrivateImportUsage]
+)
 from slack_bolt.async_app import AsyncApp
 
 _BODY_LIMIT = 4_000_000

@@ -1,4 +1,4 @@
-"""Posts that are made once: intended before, recorded after, and looked for where it is unknown whether they were made."""
+"""Posts that are made once: intended before, recorded after, looked for where nobody knows whether they were made."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any

@@ -102,7 +102,7 @@ class Presenter:
             await self._later(delivery, progress, reason=str(error))
         except asyncio.CancelledError:
             await self._later(delivery, progress, reason="stopped", after_s=0.0)
-        except Exception as error:  # noqa: BLE001 - one delivery: the others go on, and this one comes back
+        except Exception as error:  # one delivery: the others go on, and it comes back
             log.error("delivery.failed", session_id=str(delivery.session_id), exc_info=error)
             await self._later(delivery, progress, reason=type(error).__name__)
         finally:

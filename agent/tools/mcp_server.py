@@ -204,7 +204,7 @@ class McpServer:
                     client = await stack.enter_async_context(self._client(link, sieve))
             except TimeoutError:
                 raise ConnectionLost(f"did not answer within {self._timing.connect_s:g} s") from None
-            except (MCPError, RuntimeError) as error:
+            except (MCPError, RuntimeError, ExceptionGroup) as error:
                 raise ConnectionLost(attempt.error or self._why(error)) from error
             link.client, sieve.version = client, client.protocol_version
             news = await self._list(link, sieve)

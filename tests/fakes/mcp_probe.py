@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
 server = MCPServer("probe", log_level="CRITICAL")
@@ -57,7 +58,7 @@ def big(size: int) -> str:
 @server.tool()
 def fail(message: str) -> str:
     """Raise an error."""
-    raise ValueError(message)
+    raise ToolError(message)
 
 
 @server.tool()

@@ -43,7 +43,7 @@ def named(registry: Registry, name: str) -> Tool:
     return tool
 
 
-async def call(registry: Registry, name: str, **args: object) -> ToolResult:
+async def call(registry: Registry, name: str, /, **args: object) -> ToolResult:
     return await registry.call(named(registry, name), args, CONTEXT)
 
 
