@@ -44,9 +44,11 @@ class Poster:
         if begun.ref is not None:
             return begun.ref
         ref = await self._find(place, key) if begun.begun_before else None
+        # What stands there since before a crash reads as it was meant then.
+        digest = begun.digest if ref is not None and begun.digest is not None else content.digest
         if ref is None:
             ref = await self._send(place, key, content)
-        await self._service.record_post(session_id, key, ref, content.digest)
+        await self._service.record_post(session_id, key, ref, digest)
         return ref
 
     async def show(self, session_id: UUID, place: Place, key: str, content: Rendered, *, keep: bool) -> None:
@@ -54,8 +56,8 @@ class Poster:
         found = await self._service.find_post(session_id, key)
         if found is None or found.ref is None:
             await self.post(session_id, place, key, content)
-            return
-        if found.digest == content.digest:
+            found = await self._service.find_post(session_id, key)
+        if found is None or found.ref is None or found.digest == content.digest:
             return
         ref = found.ref
         if not await self._update(ref, content) and keep:

@@ -121,7 +121,8 @@ def _paragraph(lines: list[str], at: int) -> Section:
 
 def _parts(section: Section, limit: int) -> Iterator[Piece]:
     """Cut one section that is too long for a piece; its later parts are opened again as the first was."""
-    room = limit - width(section.opened) - width(section.closed) - 1
+    around = width(section.opened) + (width(section.closed) + 1 if section.closed else 0)
+    room = limit - around
     held, used, first = "", 0, True
     for line in _bits(section.lines, room):
         size = width(line)

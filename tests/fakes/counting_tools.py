@@ -32,7 +32,7 @@ class CountingTool:
 
 
 class CountingTools:
-    """`restart` asks, `uptime` is read-only, `slow` asks and waits for `gate`, `break` fails, `repeat` is idempotent."""
+    """`restart` asks, `uptime` is read-only, `slow` waits for `gate`, `crash` fails, `repeat` is idempotent."""
 
     def __init__(self) -> None:
         self.effects: list[dict[str, Any]] = []

@@ -18,13 +18,13 @@ export const signature = (approval) => JSON.stringify(approval);
 export function approvalCard(approval, { changed, sessionLink = false }) {
   const pending = approval.status === "pending";
   const heading = `approval-${approval.approval_id}`;
-  const card = el("article", { class: `card ${approval.status}`, "aria-labelledby": heading });
+  const card = el("article", { class: `card ${approval.status}`, "aria-labelledby": heading, tabindex: "-1" });
   const args = argumentList(approval.args);
   card.append(
     el("header", {},
       el("h3", { id: heading }, pending ? "May this run? " : "", el("code", {}, exact(approval.tool_name))),
       el("span", { class: `chip ${approval.status}` }, pending ? "Needs approval" : SETTLED[approval.status])),
-    args.node, facts(approval, sessionLink));
+    pending ? args.node : asked(approval, args.node), facts(approval, sessionLink));
   if (JSON.stringify(approval.args) !== JSON.stringify(approval.args_proposed)) {
     card.append(el("p", { class: "note" }, "The arguments were edited; these are the ones that count."));
   }
@@ -42,6 +42,11 @@ export function argumentList(args) {
   const size = JSON.stringify(args).length;
   if (size <= LONG) return { node: list, read: true };
   return folded(list, size);
+}
+
+function asked(approval, node) {
+  const count = Object.keys(approval.args).length;
+  return el("details", { class: "asked" }, el("summary", {}, count === 1 ? "1 argument" : `${count} arguments`), node);
 }
 
 function argument(value) {

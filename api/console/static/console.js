@@ -2,12 +2,12 @@
 
 import { approvalCard, signature } from "./approvals.js";
 import { get, post, remove, whenSignedOut } from "./calls.js";
-import { ago, byId, el, reconcile } from "./dom.js";
+import { ago, byId, el, prose, reconcile } from "./dom.js";
 import { SessionView } from "./session.js";
 
 const STATUSES = ["pending", "approved", "rejected", "expired", "cancelled"];
 const IDEAS = ["What can you do?", "Which tools do you have?", "Is anything unhealthy right now?"];
-const state = { sessions: [], cursor: null, view: null, status: "pending", signedIn: false };
+const state = { sessions: [], cursor: null, view: null, status: "pending", waiting: 0, signedIn: false };
 
 // Getting in
 
@@ -106,6 +106,7 @@ function drawFrame() {
   byId("title").textContent = title;
   document.title = `${title} · opsagent`;
   byId("delete-session").hidden = !view;
+  byId("bar-approvals").hidden = approvals || !state.waiting;
   const waiting = view?.openTurns.some((turn) => turn.status === "awaiting_approval");
   byId("stop").hidden = !(view && (view.live || view.openTurns.length));
   byId("composer-text").placeholder = waiting ? "A message now waits for the decision above…" : "Message the agent…";
@@ -122,7 +123,7 @@ function markCurrent(link, isCurrent) {
 
 // Sessions
 
-const nameOf = (session) => session?.title || (session ? `${session.source === "approval" ? "Request" : "Session"}, ${ago(session.created_at)}` : "Session");
+const nameOf = (session) => prose(session?.title ?? "") || (session ? `${session.source === "approval" ? "Request" : "Session"}, ${ago(session.created_at)}` : "Session");
 
 async function listSessions(more = false) {
   const page = await get(`/api/sessions?limit=50${more ? `&cursor=${encodeURIComponent(state.cursor)}` : ""}`);
@@ -224,8 +225,10 @@ async function countApprovals() {
   const count = `${items.length}${more ? "+" : ""}`;
   byId("approvals-count").textContent = count;
   byId("approvals-count").hidden = !items.length;
-  byId("bar-approvals").textContent = `${count} to decide`;
-  byId("bar-approvals").hidden = !items.length || !byId("approvals").hidden;
+  byId("bar-approvals").replaceChildren(count, el("span", {}, " to decide"));
+  byId("bar-approvals").setAttribute("aria-label", `${count} to decide`);
+  state.waiting = items.length;
+  drawFrame();
 }
 
 // Keeping up
@@ -238,21 +241,23 @@ async function tick() {
       if (state.view && !state.view.live && (busy || beat % 5 === 0)) await state.view.refresh();
       if (beat % 3 === 0) await countApprovals();
       if (beat % 3 === 0 && !byId("approvals").hidden) await listApprovals();
-    });
+    }, "tick");
     beat += 1;
   }
   setTimeout(tick, 1000);
 }
 
-async function attempt(action) {
+// What went wrong stays until the same source of it goes well.
+async function attempt(action, source = "person") {
   const trouble = byId("trouble");
   try {
     await action();
-    trouble.hidden = true;
+    if (trouble.dataset.source === source) trouble.hidden = true;
     return true;
   } catch (error) {
     if (error.name === "AbortError" || error.status === 401) return false;
     trouble.textContent = error.message;
+    trouble.dataset.source = source;
     trouble.hidden = false;
     return false;
   }

@@ -26,10 +26,13 @@ export class SessionView {
   }
 
   async load() {
-    const byStatus = ["approved", "rejected", "expired", "cancelled"].map((status) => get(`/api/approvals?status=${status}&limit=200`));
+    const byStatus = ["pending", "approved", "rejected", "expired", "cancelled"].map((status) => get(`/api/approvals?status=${status}&limit=200`));
     await this.refresh();
     for (const list of await Promise.all(byStatus)) {
       for (const approval of list.items) if (approval.session_id === this.id) this.approvals.set(approval.approval_id, approval);
+    }
+    for (const approval of this.approvals.values()) {
+      if (approval.status === "pending" && !this.turns.has(approval.turn_id)) await this.readTurn(approval.turn_id);
     }
     this.draw();
   }
@@ -81,11 +84,13 @@ export class SessionView {
       await execute(this.id, text, (event) => this.hear(event), this.stream.signal);
     } catch (error) {
       if (error.name === "AbortError") return;
-      if (!this.live?.turnId) this.live = null;
-      if (error.status !== undefined) throw error;
+      // A line that broke after the turn was heard of is no loss: polling takes over.
+      if (!this.live?.turnId) throw error;
     } finally {
       this.stream = null;
       if (!this.over) await this.refresh().catch(() => {});
+      this.live = null;
+      this.draw();
     }
   }
 
@@ -102,7 +107,7 @@ export class SessionView {
     if (["turn.queued", "tool.called", "execution.finished", "turn.waiting"].includes(event.type)) {
       this.readTurn(event.turn_id).then(() => this.refresh()).catch(() => {});
     }
-    this.draw();
+    this.drawSoon();
   }
 
   async stop() {
@@ -115,10 +120,18 @@ export class SessionView {
     this.stream?.abort();
   }
 
+  drawSoon() {
+    this.frame ??= requestAnimationFrame(() => this.draw());
+  }
+
   draw() {
+    cancelAnimationFrame(this.frame);
+    this.frame = null;
     if (this.over) return;
     const scroll = byId("scroll");
     const atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 120;
+    // While an answer streams, a screen reader waits for the whole of it.
+    byId("transcript").setAttribute("aria-busy", String(Boolean(this.live?.text)));
     reconcile(byId("transcript"), this.items(), (make) => make());
     if (atEnd) scroll.scrollTop = scroll.scrollHeight;
     this.changed(this);
@@ -147,6 +160,7 @@ export class SessionView {
     const changed = (decided) => {
       if (decided) this.approvals.set(decided.approval_id, decided);
       this.draw();
+      byId("transcript").querySelector(`[data-key="${approval.approval_id}"]`)?.focus({ preventScroll: true });
       this.refresh().catch(() => {});
     };
     return [approval.approval_id, signature(approval), () => approvalCard(approval, { changed })];

@@ -1,0 +1,5 @@
+"""`python -m opsagent`."""
+
+from opsagent.cli import main
+
+main()

@@ -1,0 +1,171 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong use."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from opsagent.config import Settings, SettingsError, load_settings
+from opsagent.failures import CannotStart
+
+OVER_DATABASE = "needs DATABASE_URL and SECRET_KEY: several processes share both, so neither can be made up here."
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run one command and exit."""
+    parsed = _parser().parse_args(argv)
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+    try:
+        code = parsed.run(parsed)
+    except (SettingsError, CannotStart) as error:
+        print(f"opsagent: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="opsagent", description="A ChatOps agent that asks a human before anything that matters."
+    )
+    parser.add_argument("--version", action="version", version=f"opsagent {version('opsagent')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add(commands, "up", "everything in one process", _up)
+    _add(commands, "serve", "the doors: Slack, REST and the console (work runs the turns)", _serve)
+    _add(commands, "work", "the turns, for any number of `serve` processes", _work)
+    _add(commands, "migrate", "bring the database to this release's schema", _migrate)
+    _add(commands, "doctor", "check settings, database, model, tools and Slack, and say how to mend them", _doctor)
+    _add(commands, "chat", "talk to the agent in this terminal", _chat)
+    tools = _group(commands, "tools", "what the agent may call")
+    _add(tools, "list", "the tools and what policy says of them", _tools_list)
+    _add(tools, "check", "load TOOLS_DIR and MCP_CONFIG and report what is wrong with them", _tools_check)
+    approvals = _group(commands, "approvals", "what waits for a human")
+    listing = _add(approvals, "list", "approvals, newest first", _approvals_list)
+    listing.add_argument("--status", default="pending", help="pending, approved, rejected, expired or cancelled")
+    for word in ("approve", "reject"):
+        deciding = _add(approvals, word, f"{word} one", _approvals_decide)
+        deciding.add_argument("approval_id")
+        deciding.add_argument("--reason", help="shown to the people and the model")
+        deciding.set_defaults(word=word)
+    keys = _group(commands, "keys", "the keys under OPSAGENT_HOME")
+    _add(keys, "rotate", "make a new SECRET_KEY; what the old ones signed stays valid", _keys_rotate)
+    return parser
+
+
+def _add(commands: Any, name: str, what: str, run: Callable[[argparse.Namespace], int | None]) -> Any:
+    command = commands.add_parser(name, help=what, description=what[:1].upper() + what[1:] + ".")
+    command.set_defaults(run=run)
+    return command
+
+
+def _group(commands: Any, name: str, what: str) -> Any:
+    group = commands.add_parser(name, help=what, description=what[:1].upper() + what[1:] + ".")
+    return group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def _settings(*, shared: str | None = None, quiet: bool = False) -> Settings:
+    """Read the settings, make up missing keys, and start the logs."""
+    from opsagent import logs
+    from opsagent.secrets import with_keys
+
+    settings = load_settings()
+    if shared and (settings.database_url is None or settings.secret_key is None):
+        raise CannotStart(f"`opsagent {shared}` {OVER_DATABASE}")
+    settings, kept = with_keys(settings)
+    logs.set_up("ERROR" if quiet else settings.log_level, settings.secret_values)
+    if not quiet:
+        for key in kept:
+            print(f"{key.variable} is not set; using the one in {key.path}", flush=True)
+        if settings.tongyi_api_key is None:
+            print("TONGYI_API_KEY is not set: a demo model answers (rules, not AI).", flush=True)
+    return settings
+
+
+def _up(_args: argparse.Namespace) -> None:
+    settings = _settings()
+    from opsagent import processes
+
+    processes.up(settings)
+
+
+def _serve(_args: argparse.Namespace) -> None:
+    settings = _settings(shared="serve")
+    from opsagent import processes
+
+    processes.serve(settings)
+
+
+def _work(_args: argparse.Namespace) -> None:
+    settings = _settings(shared="work")
+    from opsagent import processes
+
+    processes.work(settings)
+
+
+def _migrate(_args: argparse.Namespace) -> None:
+    from opsagent import parts
+
+    async def run(settings: Settings) -> None:
+        if settings.database_url is None:
+            async with parts.open_database(settings):
+                print("The embedded database is at this release's schema.")
+            return
+        did = await parts.migrated(settings.database_url.get_secret_value())
+        print("The database was migrated." if did else "The database is at this release's schema already.")
+
+    asyncio.run(run(_settings(quiet=True)))
+
+
+def _doctor(_args: argparse.Namespace) -> int:
+    from opsagent import doctor
+
+    return asyncio.run(doctor.examine(_settings(quiet=True)))
+
+
+def _chat(_args: argparse.Namespace) -> int:
+    from opsagent import terminal
+
+    return asyncio.run(terminal.chat(_settings(quiet=True)))
+
+
+def _script(work: Callable[[Settings], Coroutine[Any, Any, int]]) -> int:
+    return asyncio.run(work(_settings(quiet=True)))
+
+
+def _tools_list(_args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(scripts.list_tools)
+
+
+def _tools_check(_args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(scripts.check_tools)
+
+
+def _approvals_list(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(lambda settings: scripts.list_approvals(settings, status=args.status))
+
+
+def _approvals_decide(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(lambda settings: scripts.decide(settings, args.approval_id, word=args.word, reason=args.reason))
+
+
+def _keys_rotate(_args: argparse.Namespace) -> None:
+    from opsagent.secrets import rotate_secret_key
+
+    settings = load_settings()
+    if settings.secret_key is not None:
+        raise CannotStart(
+            "SECRET_KEY is set by hand: put a new key before it, separated by a comma, and start opsagent again."
+        )
+    print(f"A new key stands first in {rotate_secret_key(settings.home)}; start opsagent again to use it.")

@@ -1,0 +1,173 @@
+"""What a process needs before it can run: database, model, tools, Slack. Each failure is one sentence."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import structlog
+
+from agent.models.demo import DemoModel
+from agent.models.errors import ModelError, ModelKeyRejected
+from agent.models.factory import build_model, probe
+from agent.run import Limits
+from agent.tools.base import ToolSource
+from agent.tools.custom import CustomTools
+from agent.tools.demo import DemoTools
+from agent.tools.mcp import McpManager
+from agent.tools.mcp_config import load_config
+from db import migrate
+from opsagent.compose import Core, open_core
+from opsagent.config import Settings
+from opsagent.embedded import EmbeddedPostgres
+from opsagent.failures import CannotStart
+from opsagent.postmaster import EmbeddedPostgresError
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncGenerator[str]:
+    """The DSN of a database that is up and at this release's schema: DATABASE_URL's, or the embedded one."""
+    embedded: EmbeddedPostgres | None = None
+    if settings.database_url:
+        dsn = settings.database_url.get_secret_value()
+    else:
+        embedded = EmbeddedPostgres()
+        try:
+            dsn = await asyncio.to_thread(embedded.start, settings.home)
+        except EmbeddedPostgresError as error:
+            raise CannotStart(str(error)) from error
+    try:
+        await migrated(dsn)
+        yield dsn
+    finally:
+        if embedded:
+            await asyncio.to_thread(embedded.stop)
+
+
+async def migrated(dsn: str) -> bool:
+    """Bring the schema up to date; return whether there was anything to do."""
+    try:
+        return await migrate.migrate(dsn)
+    except migrate.MigrationFailed as error:
+        raise CannotStart(str(error)) from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        raise CannotStart(
+            f"The database cannot be reached ({type(error).__name__}: {error}): check DATABASE_URL and that "
+            "PostgreSQL runs."
+        ) from error
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(
+        model_calls=settings.max_model_calls,
+        tool_calls=settings.max_tool_calls,
+        seconds=settings.turn_timeout_s,
+        window_tokens=settings.model_window_tokens,
+        approval_expires_s=settings.approval_expires_s,
+    )
+
+
+def tool_sources(settings: Settings) -> list[ToolSource]:
+    """Return where tools come from; raises CannotStart for files that can't be read."""
+    sources: list[ToolSource] = []
+    try:
+        if settings.mcp_config:
+            sources.append(McpManager(load_config(settings.mcp_config)))
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+    if settings.tools_dir:
+        sources.append(CustomTools(settings.tools_dir))
+    if settings.tongyi_api_key is None:
+        sources.append(DemoTools())
+    return sources
+
+
+@dataclass(frozen=True, slots=True)
+class SlackParts:
+    """Slack's side of a process."""
+
+    client: Any
+    groups: Any
+    profiles: Any
+
+
+def slack_parts(settings: Settings) -> SlackParts | None:
+    """Return Slack's client and directories, or None where Slack is off."""
+    if settings.slack_bot_token is None:
+        return None
+    # Half a second of imports: only who uses Slack pays for it.
+    from bot.client import web_client
+    from bot.directory import SlackGroups, SlackProfiles
+
+    client = web_client(settings.slack_bot_token.get_secret_value(), settings.slack_api_url)
+    return SlackParts(client, SlackGroups(client), SlackProfiles(client))
+
+
+@asynccontextmanager
+async def open_product(
+    settings: Settings, dsn: str, slack: SlackParts | None, *, tools: bool
+) -> AsyncGenerator[tuple[Core, Any]]:
+    """The core with the model of these settings; `tools` says whether this process runs turns."""
+    model = build_model(
+        api_key=settings.tongyi_api_key, model_name=settings.tongyi_model_name, base_url=settings.tongyi_base_url
+    )
+    try:
+        async with open_core(
+            dsn,
+            model=model,
+            sources=tool_sources(settings) if tools else [],
+            approvers=settings.approvers,
+            limits=limits(settings),
+            groups=slack.groups if slack else None,
+            profiles=slack.profiles if slack else None,
+            concurrency=settings.worker_concurrency,
+            asyncpg_pool=settings.asyncpg_pool_size,
+            psycopg_pool=settings.psycopg_pool_size,
+        ) as core:
+            yield core, model
+    finally:
+        await model.aclose()
+
+
+async def check_model(model: Any) -> str:
+    """Return "ok" or what is wrong with the model now; raises CannotStart where the key is wrong."""
+    if isinstance(model, DemoModel):
+        return "demo model: rules, not AI"
+    try:
+        await probe(model)
+    except ModelKeyRejected as error:
+        raise CannotStart(error.sentence) from error
+    except ModelError as error:
+        log.warning("model.unavailable", error=error.sentence)
+        return error.sentence
+    return "ok"
+
+
+async def check_slack(settings: Settings) -> str:
+    """Return "ok" or what is wrong with Slack now; raises CannotStart where the token is wrong."""
+    if settings.slack_bot_token is None:
+        return "off"
+    from bot.check import SlackTokenRejected, SlackUnreachable
+    from bot.check import probe as probe_slack
+
+    try:
+        identity = await probe_slack(settings.slack_bot_token.get_secret_value(), settings.slack_api_url)
+    except SlackTokenRejected as error:
+        raise CannotStart(str(error)) from error
+    except SlackUnreachable as error:
+        log.warning("slack.unreachable", error=str(error))
+        return str(error)
+    if identity.missing_scopes:
+        missing = ", ".join(identity.missing_scopes)
+        log.warning("slack.scopes_missing", scopes=identity.missing_scopes)
+        return f"The bot token lacks the scopes {missing}: add them in the app's settings and install it again."
+    return "ok"
+
+
+def is_demo(model: Any) -> bool:
+    """Return whether rules answer instead of a model."""
+    return isinstance(model, DemoModel)

@@ -1,0 +1,86 @@
+"""Commands for scripts: lists and decisions, through the same service as every door."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from agent.approvals.types import Decision
+from agent.errors import Refusal
+from agent.service import AgentService
+from agent.tools.registry import Registry
+from opsagent import parts
+from opsagent.config import Settings
+from opsagent.failures import CannotStart
+
+
+@asynccontextmanager
+async def _service(settings: Settings) -> AsyncGenerator[AgentService]:
+    slack = parts.slack_parts(settings)
+    async with (
+        parts.open_database(settings) as dsn,
+        parts.open_product(settings, dsn, slack, tools=False) as (core, _model),
+    ):
+        try:
+            yield core.service
+        except Refusal as refusal:
+            raise CannotStart(refusal.message) from refusal
+
+
+async def list_tools(settings: Settings) -> int:
+    """Print name, source, what policy says, description; tab-separated."""
+    async with _service(settings) as service:
+        found = await service.list_tools(by=service.api_key_principal())
+    if not found:
+        print("No tools yet: they are listed once `opsagent up` or `work` has run.", file=sys.stderr)
+    for tool in found:
+        says = "auto" if tool.auto_execute else "ask" if tool.approval_required else "deny"
+        source = f"{tool.spec.source}:{tool.spec.server}" if tool.spec.server else str(tool.spec.source)
+        print("\t".join((tool.spec.name, source, says, " ".join(tool.spec.description.split()))))
+    return 0
+
+
+async def check_tools(settings: Settings) -> int:
+    """Load every tool here and now; print what is wrong, and fail if anything is."""
+    registry = Registry(parts.tool_sources(settings))
+    keeping = asyncio.create_task(registry.run())
+    try:
+        await registry.ready()
+        problems = registry.problems()
+        for tool in registry.tools():
+            print(f"ok\t{tool.spec.name}")
+        for name, problem in problems.items():
+            print(f"bad\t{name}\t{problem}")
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+    return 1 if problems else 0
+
+
+async def list_approvals(settings: Settings, *, status: str) -> int:
+    """Print id, tool, arguments, who asks; tab-separated."""
+    async with _service(settings) as service:
+        cursor = None
+        while True:
+            page = await service.list_approvals(by=service.api_key_principal(), status=status, cursor=cursor)
+            for approval in page.items:
+                args = json.dumps(approval.args)
+                who = approval.requested_by.display_name or approval.requested_by.username
+                print("\t".join((str(approval.approval_id), approval.tool_name, args, who)))
+            cursor = page.next_cursor
+            if cursor is None:
+                return 0
+
+
+async def decide(settings: Settings, approval_id: str, *, word: str, reason: str | None) -> int:
+    """Approve or reject; whoever runs turns goes on with it."""
+    try:
+        found = UUID(approval_id)
+    except ValueError as error:
+        raise CannotStart(f"{approval_id!r} is no approval id: `opsagent approvals list` shows them.") from error
+    async with _service(settings) as service:
+        approval = await service.decide_approval(found, Decision(word), by=service.api_key_principal(), reason=reason)
+    print(f"{approval.status}\t{approval.tool_name}")
+    return 0

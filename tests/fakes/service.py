@@ -1,0 +1,262 @@
+"""An AgentService in memory, for tests of a door: stores, dedupes, refuses, leases and counts, without a database."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from agent.approvals.types import (
+    AlreadySettled,
+    Approval,
+    ApprovalStatus,
+    Decision,
+    ExecutionStatus,
+    NotAnApprover,
+    Vote,
+)
+from agent.deliveries import Delivery, Post
+from agent.errors import NotFound, Refusal
+from agent.types import Address, ChatUser, Event, EventKind, Person, Principal, Role, ThreadKey
+
+NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A message that was stored."""
+
+    session_id: UUID
+    text: str
+    by: ChatUser
+    event_key: str
+    message_key: str
+    address: Address
+
+
+@dataclass
+class FakeSession:
+    """A session's events, its address, and how far its door has come."""
+
+    session_id: UUID
+    address: Address
+    events: list[Event] = field(default_factory=list[Event])
+    delivered_seq: int = 0
+    owner: UUID | None = None
+    attempts: int = 0
+    postponed: float | None = None
+    posts: dict[str, Post] = field(default_factory=dict[str, Post])
+
+
+def approval(**changes: Any) -> Approval:
+    """A pending approval of `restart`, asked for by Alice."""
+    args = changes.pop("args", {"service": "web"})
+    made = Approval(
+        approval_id=uuid4(),
+        session_id=uuid4(),
+        turn_id=uuid4(),
+        tool_call_id="call_1",
+        tool_id=uuid4(),
+        tool_name="restart",
+        schema_hash="f" * 64,
+        args=args,
+        args_digest="0123456789abcdef" * 4,
+        args_proposed=args,
+        requested_by=Person(uuid4(), "alice", "Alice", "U0ALICE"),
+        requested_reason=None,
+        status=ApprovalStatus.PENDING,
+        execution=ExecutionStatus.NONE,
+        result=None,
+        quorum=1,
+        four_eyes=False,
+        approvers=None,
+        decided_by=None,
+        decided_at=None,
+        reason=None,
+        expires_at=NOW + timedelta(hours=1),
+        created_at=NOW,
+    )
+    return replace(made, **changes)
+
+
+class FakeService:
+    """What the Slack door asks of the service. `down` makes every call fail as a lost database does."""
+
+    def __init__(self, *, approvers: tuple[str, ...] = ("U0BOB", "U0CAROL", "U0ADMIN")) -> None:
+        self.approvers = approvers
+        self.down = False
+        self.refusals: dict[str, Refusal] = {}
+        self.submitted: list[Submission] = []
+        self.decisions: list[tuple[UUID, Decision, ChatUser]] = []
+        self.cancelled: list[UUID] = []
+        self.sessions: dict[UUID, FakeSession] = {}
+        self.approvals: dict[UUID, Approval] = {}
+        self.crash_before_record: set[str] = set()
+        self.renewable = True
+        self._doors: list[asyncio.Queue[UUID | None]] = []
+
+    def _reach(self) -> None:
+        if self.down:
+            raise ConnectionError("the database is gone")
+
+    # ---- messages -------------------------------------------------------------------------------------------------
+
+    async def submit_message(
+        self,
+        session: ThreadKey,
+        text: str,
+        *,
+        by: ChatUser,
+        event_key: str,
+        message_key: str,
+        address: Address,
+        start: bool = True,
+    ) -> Submission | None:
+        self._reach()
+        await asyncio.sleep(0)
+        if by.user in self.refusals:
+            raise self.refusals[by.user]
+        known = [s for s in self.submitted if event_key == s.event_key or message_key == s.message_key]
+        if known:
+            return known[0]
+        if session.session_id not in self.sessions and not start:
+            return None
+        self.sessions.setdefault(session.session_id, FakeSession(session.session_id, address))
+        made = Submission(session.session_id, text, by, event_key, message_key, address)
+        self.submitted.append(made)
+        return made
+
+    async def principal_of_chat(self, user: ChatUser) -> Principal:
+        self._reach()
+        return Principal(uuid4(), user.user.lower(), Role.MEMBER, user.team, user.user, user.external)
+
+    async def cancel_turn(self, session_id: UUID, *, by: Principal) -> None:
+        self._reach()
+        if session_id not in self.sessions:
+            raise NotFound("There is no such session.")
+        self.cancelled.append(session_id)
+
+    # ---- approvals ------------------------------------------------------------------------------------------------
+
+    def open(self, session_id: UUID, **changes: Any) -> Approval:
+        """Have the session ask for an approval."""
+        made = approval(session_id=session_id, **changes)
+        self.approvals[made.approval_id] = made
+        self.append(session_id, EventKind.APPROVAL_OPENED, approval_id=str(made.approval_id))
+        return made
+
+    def change(self, approval_id: UUID, kind: EventKind = EventKind.APPROVAL_CHANGED, **changes: Any) -> Approval:
+        """Store the approval changed, with the event that tells it."""
+        changed = replace(self.approvals[approval_id], **changes)
+        self.approvals[approval_id] = changed
+        self.append(changed.session_id, kind, approval_id=str(approval_id))
+        return changed
+
+    async def read_approval(self, approval_id: UUID, *, by: Principal | None) -> Approval:
+        self._reach()
+        if approval_id not in self.approvals:
+            raise NotFound("There is no such approval.")
+        return self.approvals[approval_id]
+
+    async def decide_approval(self, approval_id: UUID, decision: Decision, *, by: ChatUser) -> Approval:
+        found = await self.read_approval(approval_id, by=None)
+        if by.external or by.user not in self.approvers:
+            raise NotAnApprover("Only an approver may decide this.")
+        if found.is_settled:
+            raise AlreadySettled(f"Already {found.status}.", found)
+        who = Person(uuid4(), by.user[2:].lower(), None, by.user)
+        self.decisions.append((approval_id, decision, by))
+        status = ApprovalStatus.APPROVED if decision is Decision.APPROVE else ApprovalStatus.REJECTED
+        vote = Vote(who, decision, None, found.args_digest, NOW)
+        return self.change(approval_id, status=status, decided_by=who, decided_at=NOW, votes=(vote,))
+
+    # ---- events and deliveries ------------------------------------------------------------------------------------
+
+    def session(self, channel: str, thread_ts: str, team: str = "T0OPS") -> UUID:
+        """Have a session of that thread."""
+        address = Address("slack", {"channel": channel, "thread_ts": thread_ts})
+        made = FakeSession(ThreadKey(team, channel, thread_ts).session_id, address)
+        self.sessions[made.session_id] = made
+        return made.session_id
+
+    def append(self, session_id: UUID, kind: EventKind, *, quietly: bool = False, **data: Any) -> Event:
+        """Append an event; `quietly` leaves it to a sweep to find it."""
+        session = self.sessions[session_id]
+        event = Event(session_id, len(session.events) + 1, kind, data, NOW)
+        session.events.append(event)
+        if not quietly:
+            for queue in self._doors:
+                queue.put_nowait(session_id)
+        return event
+
+    def delivered(self, session_id: UUID) -> bool:
+        session = self.sessions[session_id]
+        return session.delivered_seq == len(session.events) and session.owner is None
+
+    async def read_events(self, session_id: UUID, *, after: int = 0, limit: int = 500) -> list[Event]:
+        self._reach()
+        return [e for e in self.sessions[session_id].events if e.seq > after][:limit]
+
+    async def lease_deliveries(
+        self, door: str, owner: UUID, *, limit: int = 20, only: UUID | None = None
+    ) -> list[Delivery]:
+        self._reach()
+        free = [s for s in self.sessions.values() if s.address.door == door and s.owner is None]
+        due = [s for s in free if s.delivered_seq < len(s.events) and only in (None, s.session_id)][:limit]
+        for session in due:
+            session.owner = owner
+        return [Delivery(s.session_id, s.address, s.delivered_seq, s.attempts) for s in due]
+
+    async def renew_delivery(self, session_id: UUID, owner: UUID) -> bool:
+        self._reach()
+        return self.renewable and self.sessions[session_id].owner == owner
+
+    async def finish_delivery(self, session_id: UUID, owner: UUID, *, delivered_seq: int) -> bool:
+        self._reach()
+        session = self.sessions[session_id]
+        session.delivered_seq = max(session.delivered_seq, delivered_seq)
+        if session.owner != owner:
+            return False
+        if session.delivered_seq < len(session.events):
+            return True
+        session.owner, session.attempts = None, 0
+        return False
+
+    async def retry_delivery(self, session_id: UUID, owner: UUID, *, delivered_seq: int, after_s: float) -> None:
+        self._reach()
+        session = self.sessions[session_id]
+        session.delivered_seq = max(session.delivered_seq, delivered_seq)
+        if session.owner == owner:
+            session.owner, session.attempts, session.postponed = None, session.attempts + 1, after_s
+            for queue in self._doors:
+                queue.put_nowait(None)
+
+    async def begin_post(self, session_id: UUID, key: str, digest: str) -> Post:
+        self._reach()
+        posts = self.sessions[session_id].posts
+        if key in posts:
+            return replace(posts[key], begun_before=True)
+        posts[key] = Post(key, None, digest, begun_before=False)
+        return posts[key]
+
+    async def record_post(self, session_id: UUID, key: str, ref: dict[str, Any], digest: str) -> None:
+        self._reach()
+        if key in self.crash_before_record:
+            self.crash_before_record.discard(key)
+            raise RuntimeError("crashed before the post was recorded")
+        self.sessions[session_id].posts[key] = Post(key, ref, digest)
+
+    async def find_post(self, session_id: UUID, key: str) -> Post | None:
+        self._reach()
+        return self.sessions[session_id].posts.get(key)
+
+    @contextlib.asynccontextmanager
+    async def watch_door(self, door: str) -> AsyncIterator[asyncio.Queue[UUID | None]]:
+        queue: asyncio.Queue[UUID | None] = asyncio.Queue()
+        self._doors.append(queue)
+        try:
+            yield queue
+        finally:
+            self._doors.remove(queue)
