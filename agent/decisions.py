@@ -1,13 +1,13 @@
 """The service's part for approvals."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 from agent import events, sessions, turns, users
 from agent.approvals import policy, store
-from agent.approvals.policy import Verdict
+from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.store import ApprovalNotFound
 from agent.approvals.types import (
     Approval,
@@ -21,8 +21,9 @@ from agent.errors import Invalid
 from agent.house import FIRST, Part, before, cursor_of
 from agent.ports import DirectoryUnavailable
 from agent.tools import catalogue
+from agent.tools.catalogue import Listed
 from agent.tools.registry import validate
-from agent.types import ChatUser, EventKind, Page, Principal, Role
+from agent.types import ChatUser, EventKind, Page, Principal, Role, Turn
 from db import dispatch
 from db.database import Tx
 
@@ -35,6 +36,22 @@ class BadStatus(Invalid):
 
 class ReasonTooLong(Invalid):
     code = "reason_too_long"
+
+
+class _KeyTaken(Exception):
+    """Another request was stored under this idempotency key meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call that somebody asks for without the model."""
+
+    tool_id: UUID
+    args: dict[str, Any]
+    canonical: str
+    session_id: UUID | None
+    reason: str | None
+    key: str | None
 
 
 class Decisions(Part):
@@ -156,63 +173,80 @@ class Decisions(Part):
         idempotency_key: str | None = None,
     ) -> Approval:
         """Ask for a call without the model: it runs once it is approved, and its result is on the approval."""
-        canonical = store.canonical(args)
+        asked = _Asked(tool_id, args, store.canonical(args), session_id, reason, idempotency_key)
+        try:
+            return await self._ask(asked, by)
+        except _KeyTaken:
+            # Another request with this key came in between: what we wrote is rolled back, and theirs is there by now.
+            return await self._ask(asked, by)
+
+    async def _ask(self, asked: _Asked, by: Principal) -> Approval:
+        digest = store.digest(f"{asked.tool_id} {asked.canonical}")
         async with self._database.transaction() as tx:
             user = await self._acting(tx, by)
-            listed = await catalogue.read(tx, tool_id)
-            if (wrong := validate(listed.spec, args)) is not None:
-                raise InvalidArguments(wrong)
-            default, own = await catalogue.rows(tx, tool_id, user.user_id)
-            ruling = policy.rule_on(
-                args,
-                read_only=listed.spec.read_only,
-                default=default,
-                own=own,
-                default_expiry_s=self._house.limits.approval_expires_s,
-            )
-            if ruling.verdict is Verdict.DENY:
-                raise DeniedByPolicy(f"Policy denies {listed.spec.name} with these arguments.")
-            digest = store.digest(f"{tool_id} {canonical}")
-            if idempotency_key and (
-                first := await turns.by_key(tx, event_key=idempotency_key, message_key=None, digest=digest)
-            ):
+            listed, ruling = await self._permitted(tx, asked, user)
+            if asked.key and (first := await turns.by_key(tx, event_key=asked.key, message_key=None, digest=digest)):
                 return await store.of_single_turn(tx, first.turn_id)
+            session_id = asked.session_id
             if session_id is None:
                 made = await sessions.create(
                     tx, user_id=user.user_id, title=listed.spec.name, source="approval", expires_in_s=None
                 )
                 session_id = made.session_id
             sessions.visible(await sessions.lock(tx, session_id), user)
-            turn_id, approval_id = uuid4(), uuid4()
-            await turns.insert(
+            turn = await turns.insert(
                 tx,
-                turn_id=turn_id,
+                turn_id=uuid4(),
                 session_id=session_id,
                 requester_id=user.user_id,
-                text=f"{listed.spec.name} {canonical}",
+                text=f"{listed.spec.name} {asked.canonical}",
                 kind="call",
-                event_key=idempotency_key,
+                event_key=asked.key,
                 digest=digest,
             )
-            automatic = ruling.verdict is Verdict.AUTO
-            await store.insert(
-                tx,
-                approval_id=approval_id,
-                session_id=session_id,
-                turn_id=turn_id,
-                tool_call_id=f"call_{approval_id.hex}",
-                tool_id=tool_id,
-                tool_name=listed.spec.name,
-                schema_hash=listed.spec.schema_hash,
-                args=canonical,
-                requested_by=user.user_id,
-                requested_reason=reason,
-                ruling=ruling,
-                status=ApprovalStatus.APPROVED if automatic else ApprovalStatus.PENDING,
-                reason="policy" if automatic else None,
-                now=datetime.now(UTC) if automatic else None,
-            )
-            opened = {"approval_id": str(approval_id)}
-            await events.append(tx, session_id, EventKind.APPROVAL_OPENED, opened, turn_id=turn_id)
+            if turn is None:
+                raise _KeyTaken
+            approval_id = await self._open(tx, asked, turn, listed, ruling)
             await dispatch.wake(tx, session_id)
             return await store.read(tx, approval_id)
+
+    async def _permitted(self, tx: Tx, asked: _Asked, user: Principal) -> tuple[Listed, Ruling]:
+        """Return the tool and what policy says of the call; raises where it may not even be asked for."""
+        listed = await catalogue.read(tx, asked.tool_id)
+        if (wrong := validate(listed.spec, asked.args)) is not None:
+            raise InvalidArguments(wrong)
+        default, own = await catalogue.rows(tx, asked.tool_id, user.user_id)
+        ruling = policy.rule_on(
+            asked.args,
+            read_only=listed.spec.read_only,
+            default=default,
+            own=own,
+            default_expiry_s=self._house.limits.approval_expires_s,
+        )
+        if ruling.verdict is Verdict.DENY:
+            raise DeniedByPolicy(f"Policy denies {listed.spec.name} with these arguments.")
+        return listed, ruling
+
+    async def _open(self, tx: Tx, asked: _Asked, turn: Turn, listed: Listed, ruling: Ruling) -> UUID:
+        """Write the approval of a turn that is one call: pending, or approved already where policy says auto."""
+        approval_id, automatic = uuid4(), ruling.verdict is Verdict.AUTO
+        await store.insert(
+            tx,
+            approval_id=approval_id,
+            session_id=turn.session_id,
+            turn_id=turn.turn_id,
+            tool_call_id=f"call_{approval_id.hex}",
+            tool_id=asked.tool_id,
+            tool_name=listed.spec.name,
+            schema_hash=listed.spec.schema_hash,
+            args=asked.canonical,
+            requested_by=turn.requester_id,
+            requested_reason=asked.reason,
+            ruling=ruling,
+            status=ApprovalStatus.APPROVED if automatic else ApprovalStatus.PENDING,
+            reason="policy" if automatic else None,
+            now=datetime.now(UTC) if automatic else None,
+        )
+        opened = {"approval_id": str(approval_id)}
+        await events.append(tx, turn.session_id, EventKind.APPROVAL_OPENED, opened, turn_id=turn.turn_id)
+        return approval_id

@@ -69,7 +69,20 @@ class Endings:
         return True
 
     async def _leave_nothing_open(self, tx: Tx, turn: Turn, why: str) -> None:
-        for call_id, approval_id, name in await ledger.lose(tx, turn.session_id, turn.turn_id, why=_LOST):
+        lost = await ledger.lose(tx, turn.session_id, turn.turn_id, why=_LOST)
+        for call in await transcript.unanswered(tx, turn.session_id, turn.turn_id):
+            ran = call["id"] in {call_id for call_id, _, _ in lost}
+            await transcript.append(
+                tx,
+                turn.session_id,
+                message_id=transcript.step_id(turn.turn_id, "tool", call["id"]),
+                turn_id=turn.turn_id,
+                role="tool",
+                content=_LOST if ran else f"{why} This call was not run.",
+                tool_call_id=call["id"],
+                tool_name=call["name"],
+            )
+        for call_id, approval_id, name in lost:
             await self.tell(
                 tx,
                 turn,
@@ -79,7 +92,9 @@ class Endings:
                 approval_id=str(approval_id) if approval_id else None,
                 status="outcome_unknown",
             )
-        for row in await tx.fetch(store.sql.cancel_pending, turn.session_id, why, turn.turn_id):
+        for row in await tx.fetch(store.sql.leave_none_open, turn.session_id, why, turn.turn_id):
+            if row["status"] != ApprovalStatus.CANCELLED:
+                continue
             await self.tell(
                 tx,
                 turn,
@@ -99,7 +114,8 @@ class Endings:
             due = await connection.fetch(store.sql.expired)
         for row in due:
             async with self._database.transaction() as tx:
-                await tx.execute(dispatch.sql.lock_session, row["session_id"])
+                if not await tx.fetchval(dispatch.sql.try_lock_session, row["session_id"]):
+                    continue
                 turn_id = await tx.fetchval(store.sql.expire, row["approval_id"])
                 if turn_id is None:
                     continue
@@ -113,7 +129,8 @@ class Endings:
             due = await connection.fetch(sessions.sql.expired)
         for row in due:
             async with self._database.transaction() as tx:
-                await tx.execute(dispatch.sql.lock_session, row["session_id"])
+                if not await tx.fetchval(dispatch.sql.try_lock_session, row["session_id"]):
+                    continue
                 await self.delete(tx, row["session_id"])
 
     async def delete(self, tx: Tx, session_id: UUID) -> None:
@@ -126,6 +143,7 @@ class Endings:
         await self.stop_all(tx, session_id)
         await sessions.raise_epoch(tx, session_id)
         await tx.execute(transcript.sql.forget, session_id)
+        await tx.execute(events.sql.forget, session_id)
         await tx.execute(turns.sql.forget, session_id)
         await sessions.forget_checkpoints(tx, session_id)
         await tx.execute(turns.sql.notify_cancel, str(session_id))

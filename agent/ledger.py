@@ -17,6 +17,7 @@ class Entry:
 
     tool_call_id: str
     approval_id: UUID | None
+    args_digest: str
     status: ExecutionStatus
     result: str | None
     runs: int
@@ -30,7 +31,14 @@ async def read(tx: Tx, session_id: UUID, tool_call_id: str) -> Entry | None:
     row = await tx.fetchrow(sql.read, session_id, tool_call_id)
     if row is None:
         return None
-    return Entry(row["tool_call_id"], row["approval_id"], ExecutionStatus(row["status"]), row["result"], row["runs"])
+    return Entry(
+        row["tool_call_id"],
+        row["approval_id"],
+        row["args_digest"],
+        ExecutionStatus(row["status"]),
+        row["result"],
+        row["runs"],
+    )
 
 
 async def claim(

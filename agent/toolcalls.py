@@ -29,7 +29,11 @@ UNKNOWN_OUTCOME = (
     "not have taken effect. Say so to the people, and don't call it again unless they ask for it."
 )
 UNPARSABLE = "_unparsable"
-"""The key under which arguments travel that were no JSON."""
+"""The key under which arguments travel that were no exact JSON."""
+_NOT_EXACT = (
+    "The arguments of this call were not JSON that can be read exactly, so nothing was run. Send very large integers "
+    "as strings, and neither NaN nor Infinity."
+)
 _TOOL_RETURNS_S = 10.0
 
 
@@ -125,7 +129,7 @@ class ToolCalls:
         if entry is not None and entry.is_finished:
             return _message(call, entry.result or "", failed=entry.status is not ExecutionStatus.SUCCEEDED)
         if entry is not None:
-            return await self._take_up(tx, run, call, tool, approval)
+            return await self._take_up(tx, run, call, tool, approval, entry)
         if approval is not None:
             return await self._decided(tx, run, call, tool, approval, groups)
         return await self._first(tx, run, call, tool)
@@ -135,9 +139,7 @@ class ToolCalls:
         if tool is None:
             return await self._refused(tx, run, call, f"There is no tool named {call['name']!r} here.")
         if UNPARSABLE in call["args"]:
-            return await self._refused(
-                tx, run, call, "The arguments of this call were not valid JSON; nothing was run."
-            )
+            return await self._refused(tx, run, call, _NOT_EXACT)
         try:
             canonical = store.canonical(call["args"])
         except InvalidArguments as error:
@@ -209,21 +211,28 @@ class ToolCalls:
             if ruling.verdict is not Verdict.AUTO:
                 return await self._void(tx, run, call, approval, "Policy asks for this call by now; ask again.")
         else:
-            standing = await self._standing(tx, approval, groups or {})
+            asked_now = ruling if ruling.verdict is Verdict.ASK else None
+            standing = await self._standing(tx, approval, asked_now, groups or {})
             if standing < approval.quorum:
-                entries = approval.approvers if approval.approvers is not None else self._approvers
+                entries = set(self._approvers).union(
+                    approval.approvers or (), (asked_now and asked_now.approvers) or ()
+                )
                 if groups is None and (needed := policy.groups_needed(entries)):
                     return _NeedsGroups(needed)
                 why = "Who approved this may not decide it any more, so it was not run. Ask again."
                 return await self._void(tx, run, call, approval, why)
         return await self._claim(tx, run, call, tool, approval.args, approval=approval)
 
-    async def _standing(self, tx: Tx, approval: Approval, groups: dict[str, frozenset[str]]) -> int:
-        """Return how many of the approving votes are by people who may decide now."""
+    async def _standing(
+        self, tx: Tx, approval: Approval, asked_now: Ruling | None, groups: dict[str, frozenset[str]]
+    ) -> int:
+        """Return how many of the approving votes are by people who may decide now: under the terms it was asked
+        under, and under those of today."""
         votes = policy.valid_approvals(approval)
         voters = await users.read_many(tx, [vote.by.user_id for vote in votes])
+        terms = [approval, replace(approval, approvers=asked_now.approvers)] if asked_now else [approval]
         return sum(
-            policy.has_standing(voter, approval, approvers=self._approvers, groups=groups)
+            all(policy.has_standing(voter, named, approvers=self._approvers, groups=groups) for named in terms)
             and not (approval.four_eyes and voter.user_id == approval.requested_by.user_id)
             for voter in voters.values()
         )
@@ -249,13 +258,27 @@ class ToolCalls:
         await self._tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, tool.spec.name, approval_id)
         return _Claimed(tool, args, approval)
 
-    async def _take_up(self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, approval: Approval | None) -> _Step:
+    async def _take_up(
+        self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, approval: Approval | None, entry: ledger.Entry
+    ) -> _Step:
         """A call that was claimed and never recorded: its worker died, or lost the thread, in between."""
         args = approval.args if approval else json.loads(store.canonical(call["args"]))
-        if tool is not None and tool.spec.repeatable:
+        if tool is not None and tool.spec.repeatable and await self._may_repeat(tx, run, tool, args, approval, entry):
             await ledger.claim_again(tx, run.session_id, str(call["id"]))
             return _Claimed(tool, args, approval)
         return await self._record(tx, run, call, ToolResult(UNKNOWN_OUTCOME, Outcome.UNKNOWN), tool, approval)
+
+    async def _may_repeat(
+        self, tx: Tx, run: Run, tool: Tool, args: dict[str, Any], approval: Approval | None, entry: ledger.Entry
+    ) -> bool:
+        """Return whether it is still the call that was claimed, of a tool that is still the same and not denied."""
+        if store.digest(store.canonical(args)) != entry.args_digest:
+            return False
+        if approval is not None and approval.schema_hash != tool.spec.schema_hash:
+            return False
+        requester = await users.read(tx, approval.requested_by.user_id if approval else run.requester.user_id)
+        default, own = await catalogue.rows(tx, tool.spec.tool_id, requester.user_id)
+        return self._ruling(args, tool, default, own).verdict is not Verdict.DENY and not requester.disabled
 
     async def _execute(self, run: Run, call: ToolCall, claimed: _Claimed) -> ToolMessage:
         context = CallContext(

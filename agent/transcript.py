@@ -78,6 +78,13 @@ async def read(tx: Tx, session_id: UUID, *, after: int, limit: int) -> list[tupl
     ]
 
 
+async def unanswered(tx: Tx, session_id: UUID, turn_id: UUID) -> list[dict[str, Any]]:
+    """Return the turn's tool calls that have no result."""
+    rows = await tx.fetch(sql.of_turn, session_id, turn_id)
+    answered = {row["tool_call_id"] for row in rows}
+    return [call for row in rows for call in row["tool_calls"] or [] if call["id"] not in answered]
+
+
 async def window(tx: Tx, session_id: UUID, *, before: UUID, tokens: int) -> list[BaseMessage]:
     """Return the newest messages before a turn's own that fit the budget, oldest first, from a user's message on."""
     taken: list[Any] = []

@@ -64,6 +64,7 @@ class TurnWorker:
         self._profiles = profiles
         self._in_hand: dict[UUID, _Hand] = {}
         self._controls: set[RunControl] = set()
+        self._cancels: set[asyncio.Task[None]] = set()
         self._draining = False
 
     def drain(self) -> None:
@@ -76,7 +77,9 @@ class TurnWorker:
         """Stop a turn in hand whose cancellation was asked for; None: look at all of them."""
         for in_hand_of, hand in list(self._in_hand.items()):
             if session_id in (None, in_hand_of):
-                asyncio.get_running_loop().create_task(self._cancel(hand))
+                task = asyncio.get_running_loop().create_task(self._cancel(hand))
+                self._cancels.add(task)  # the loop itself holds tasks only weakly
+                task.add_done_callback(self._cancels.discard)
 
     async def _cancel(self, hand: _Hand) -> None:
         async with self._database.connection() as connection:
@@ -126,7 +129,8 @@ class TurnWorker:
                 error = _TROUBLE.format(turn_id=turn.turn_id)
                 await self._endings.failed(tx, turn, error, epoch=epoch)
                 continue
-            await tx.execute(turns.sql.start, turn.turn_id)
+            if await tx.fetchval(turns.sql.start, turn.turn_id) is None:
+                return None
             if turn.status is TurnStatus.QUEUED:
                 await self._begin(tx, found[0], epoch)
             return found[0]
@@ -145,6 +149,8 @@ class TurnWorker:
         turn = found.turn
         task = asyncio.create_task(self._go(found, epoch))
         hand = self._in_hand[turn.session_id] = _Hand(turn.turn_id, task)
+        # A cancellation that was heard just before was heard of a turn that was not in hand yet.
+        self.cancel_requested(turn.session_id)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -159,32 +165,35 @@ class TurnWorker:
                 await self._endings.cancelled(tx, turn, epoch=epoch)
             return True
         finally:
-            self._in_hand.pop(turn.session_id, None)
+            # After a freeze it may be another run's by now: the thread's next job can come to the same process.
+            if self._in_hand.get(turn.session_id) is hand:
+                del self._in_hand[turn.session_id]
 
     async def _go(self, found: OpenTurn, epoch: int) -> bool:
         turn = found.turn
+        limit = asyncio.timeout(self._limits.seconds)
         try:
             run = await self._run(found, epoch)
-            async with asyncio.timeout(self._limits.seconds):
+            async with limit:
                 if found.kind == "call":
                     return await self._call(run, found)
                 return await self._converse(run, found)
         except Fenced:
             raise
         except GraphDrained:
-            async with self._database.connection() as connection:
-                await connection.execute(turns.sql.progressed, turn.turn_id)
+            async with self._database.transaction() as tx:
+                await sessions.fence(tx, turn.session_id, epoch)
+                await tx.execute(turns.sql.progressed, turn.turn_id)
             return True
         except ModelError as error:
             log.warning("turn.model_failed", turn_id=str(turn.turn_id), error=error.sentence)
             return await self._fail(found, epoch, error.sentence)
-        except TimeoutError:
-            minutes = f"{self._limits.seconds / 60:g}"
-            return await self._fail(found, epoch, f"This took longer than {minutes} minutes, so I stopped it.")
-        except Exception:
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                minutes = f"{self._limits.seconds / 60:g}"
+                return await self._fail(found, epoch, f"This took longer than {minutes} minutes, so I stopped it.")
             log.exception("turn.error", turn_id=str(turn.turn_id), attempt=found.attempts + 1)
-            await self._back_off(found)
-            return False
+            return await self._back_off(found, epoch)
 
     async def _run(self, found: OpenTurn, epoch: int) -> Run:
         turn = found.turn
@@ -201,6 +210,8 @@ class TurnWorker:
         """Invoke the graph: always with the same input under the same run id, be it a start, a crash or a decision."""
         control = RunControl()
         self._controls.add(control)
+        if self._draining:
+            control.request_drain()
         try:
             result = await self._graph.copy({"checkpointer": LeanSaver(self._pool, run.session_id, run.epoch)}).ainvoke(
                 {"messages": Overwrite([HumanMessage(found.turn.text, id=str(run.turn_id))])},
@@ -257,9 +268,14 @@ class TurnWorker:
             await self._endings.failed(tx, found.turn, error, epoch=epoch)
         return True
 
-    async def _back_off(self, found: OpenTurn) -> None:
-        async with self._database.connection() as connection:
-            await connection.execute(turns.sql.back_off, found.turn.turn_id, float(2 ** (found.attempts + 1)))
+    async def _back_off(self, found: OpenTurn, epoch: int) -> bool:
+        """Leave the turn to a later attempt; after the last one, end it."""
+        if found.attempts + 1 >= self._limits.attempts:
+            return await self._fail(found, epoch, _TROUBLE.format(turn_id=found.turn.turn_id))
+        async with self._database.transaction() as tx:
+            await sessions.fence(tx, found.turn.session_id, epoch)
+            await tx.execute(turns.sql.back_off, found.turn.turn_id, float(2 ** (found.attempts + 1)))
+        return False
 
 
 def _usage(message: AIMessage) -> Usage:

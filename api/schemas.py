@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from agent.approvals.policy import Rule, When
-from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus, Vote
+from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus
 from agent.service import ToolView, TurnView
 from agent.tools.base import Source
 from agent.tools.catalogue import ToolApproval
-from agent.types import Message, Page, Person, Role, Session, Turn, TurnStatus, Usage
+from agent.types import Page, Role, Turn, TurnStatus
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -25,7 +25,11 @@ def moment(at: datetime) -> str:
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-Time = Annotated[datetime, PlainSerializer(moment, return_type=str, when_used="json")]
+Time = Annotated[
+    datetime,
+    PlainSerializer(moment, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 Reason = Annotated[str, Field(max_length=2_000, description="Why, for whoever reads the record.")]
 
 
@@ -46,16 +50,22 @@ def listed(page: Page[M], wire: Callable[[M], T]) -> ListOut[T]:
     return ListOut(items=[wire(item) for item in page.items], next_cursor=page.next_cursor)
 
 
-class PersonOut(BaseModel):
+class Out(BaseModel):
+    """What a caller gets, read off the domain value whose fields have the same names."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        return cls.model_validate(value)
+
+
+class PersonOut(Out):
     user_id: UUID
     username: str
 
-    @classmethod
-    def of(cls, person: Person) -> Self:
-        return cls(user_id=person.user_id, username=person.username)
 
-
-class SessionOut(BaseModel):
+class SessionOut(Out):
     session_id: UUID
     user_id: UUID
     title: str | None
@@ -63,30 +73,15 @@ class SessionOut(BaseModel):
     expires_at: Time | None
     source: str
 
-    @classmethod
-    def of(cls, session: Session) -> Self:
-        return cls(
-            session_id=session.session_id,
-            user_id=session.user_id,
-            title=session.title,
-            created_at=session.created_at,
-            expires_at=session.expires_at,
-            source=session.source,
-        )
 
-
-class VoteOut(BaseModel):
+class VoteOut(Out):
     by: PersonOut
     decision: Decision
     reason: str | None
     at: Time
 
-    @classmethod
-    def of(cls, vote: Vote) -> Self:
-        return cls(by=PersonOut.of(vote.by), decision=vote.decision, reason=vote.reason, at=vote.at)
 
-
-class ApprovalOut(BaseModel):
+class ApprovalOut(Out):
     """The decision that one tool call needs: `args` and `args_digest` are what will run."""
 
     approval_id: UUID
@@ -112,48 +107,12 @@ class ApprovalOut(BaseModel):
     result: str | None
     created_at: Time
 
-    @classmethod
-    def of(cls, a: Approval) -> Self:
-        return cls(
-            approval_id=a.approval_id,
-            status=a.status,
-            execution=a.execution,
-            tool_id=a.tool_id,
-            tool_name=a.tool_name,
-            args=a.args,
-            args_digest=a.args_digest,
-            args_proposed=a.args_proposed,
-            requested_by=PersonOut.of(a.requested_by),
-            requested_reason=a.requested_reason,
-            session_id=a.session_id,
-            turn_id=a.turn_id,
-            tool_call_id=a.tool_call_id,
-            quorum=a.quorum,
-            four_eyes=a.four_eyes,
-            votes=[VoteOut.of(vote) for vote in a.votes],
-            decided_by=PersonOut.of(a.decided_by) if a.decided_by else None,
-            decided_at=a.decided_at,
-            reason=a.reason,
-            expires_at=a.expires_at,
-            result=a.result,
-            created_at=a.created_at,
-        )
 
-
-class UsageOut(BaseModel):
+class UsageOut(Out):
     input_tokens: int
     output_tokens: int
     cached_tokens: int
     model_calls: int
-
-    @classmethod
-    def of(cls, usage: Usage) -> Self:
-        return cls(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_tokens,
-            model_calls=usage.model_calls,
-        )
 
 
 class TurnOut(BaseModel):
@@ -194,7 +153,7 @@ class CancelOut(BaseModel):
     turn: TurnOut | None
 
 
-class MessageOut(BaseModel):
+class MessageOut(Out):
     message_id: UUID
     turn_id: UUID | None
     role: str
@@ -202,18 +161,6 @@ class MessageOut(BaseModel):
     tool_calls: list[dict[str, Any]] | None = Field(None, exclude_if=lambda calls: not calls)
     tool_call_id: str | None = Field(None, exclude_if=lambda call: call is None)
     created_at: Time
-
-    @classmethod
-    def of(cls, message: Message) -> Self:
-        return cls(
-            message_id=message.message_id,
-            turn_id=message.turn_id,
-            role=message.role,
-            content=message.content,
-            tool_calls=message.tool_calls,
-            tool_call_id=message.tool_call_id,
-            created_at=message.created_at,
-        )
 
 
 class FlagsOut(BaseModel):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from agent.service import AgentService
 
 log = structlog.get_logger()
+
+_TOLD = 500
 
 Next = Callable[[], Awaitable[BoltResponse]]
 Middleware = Callable[[AsyncBoltRequest, Next], Awaitable[BoltResponse]]
@@ -61,6 +64,7 @@ class _Desk:
         self._client = client
         self._errands = errands
         self._queues: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        self._told: deque[str] = deque(maxlen=_TOLD)
 
     async def take(self, request: Parsed) -> BoltResponse:
         match request:
@@ -89,7 +93,10 @@ class _Desk:
                     start=said.starts,
                 )
             except Refusal as error:
-                self._errands.run(self._whisper(said.by.user, said.place, error.message, None))
+                # A mention arrives as two events, and its author needs one reason.
+                if said.message_key not in self._told:
+                    self._told.append(said.message_key)
+                    self._errands.run(self._whisper(said.by.user, said.place, error.message, None))
 
     async def _click(self, click: Click) -> None:
         if click.approval_id is None:

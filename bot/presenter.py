@@ -38,7 +38,9 @@ class Presenter:
         self._service = service
         own = web_client(client.token, client.base_url)
         self._poster = Poster(service, own)
-        self._renderer = Renderer(service, self._poster, ThreadStatus(client, errands))
+        self._renderer = Renderer(
+            service, self._poster, ThreadStatus(web_client(client.token, client.base_url, repeats=False), errands)
+        )
         self._owner = uuid4()
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
         self._crowded = False
@@ -63,8 +65,6 @@ class Presenter:
 
     async def _sweep(self, news: "asyncio.Queue[UUID | None]", only: UUID | None) -> None:
         free = AT_ONCE - len(self._under_way)
-        if only in self._under_way:
-            return
         if free <= 0:
             self._crowded = True
             return
@@ -75,28 +75,32 @@ class Presenter:
             return
         self._crowded = self._crowded or len(leased) == free
         for delivery in leased:
-            if delivery.session_id not in self._under_way:
-                self._start(news, delivery)
+            self._start(news, delivery)
 
     def _start(self, news: "asyncio.Queue[UUID | None]", delivery: "Delivery") -> None:
-        task = asyncio.create_task(self._deliver(delivery))
+        # One that has just given its lease back may still be on its last lines.
+        before = self._under_way.get(delivery.session_id)
+        task = asyncio.create_task(self._deliver(delivery, before))
         self._under_way[delivery.session_id] = task
 
         def ended(_: asyncio.Task[None]) -> None:
-            del self._under_way[delivery.session_id]
+            if self._under_way.get(delivery.session_id) is task:
+                del self._under_way[delivery.session_id]
             if self._crowded:
                 self._crowded = False
                 news.put_nowait(None)
 
         task.add_done_callback(ended)
 
-    async def _deliver(self, delivery: "Delivery") -> None:
+    async def _deliver(self, delivery: "Delivery", before: asyncio.Task[None] | None) -> None:
         """Render a session's events until there are no more; keep the lease meanwhile."""
         task = asyncio.current_task()
         assert task is not None
         keeper = asyncio.create_task(self._keep(delivery.session_id, task))
         progress = _Progress(delivery.delivered_seq)
         try:
+            if before is not None:
+                await asyncio.wait([before])
             await self._render(delivery, progress)
         except TryLater as error:
             await self._later(delivery, progress, reason=str(error))
@@ -166,8 +170,10 @@ class _Progress:
 async def _heard(news: "asyncio.Queue[UUID | None]") -> list[UUID | None]:
     """Return which sessions have news, each once; None alone, after a while of silence or when all may have."""
     heard: set[UUID | None] = set()
+    # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the news.
     with contextlib.suppress(TimeoutError):
-        heard.add(await asyncio.wait_for(news.get(), SWEEP_S))
+        async with asyncio.timeout(SWEEP_S):
+            heard.add(await news.get())
     while not news.empty():
         heard.add(news.get_nowait())
     return [None] if not heard or None in heard else list(heard)

@@ -14,7 +14,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 from psycopg_pool import AsyncConnectionPool
 
-from db.database import FENCED, Fenced
+from db.database import FENCED, IDLE_S, Fenced
 
 Pool = AsyncConnectionPool[Any]
 
@@ -36,6 +36,9 @@ def make_pool(dsn: str, *, min_size: int = 1, max_size: int = 8) -> Pool:
 async def _autocommit(connection: psycopg.AsyncConnection[Any]) -> None:
     # Not in the pool's kwargs: procrastinate passes its own autocommit beside them when it opens its listener.
     await connection.set_autocommit(True)
+    if connection.info.server_version >= 170000:
+        # Frozen between a fence and the sync behind it, a process holds the thread's row in no idle transaction.
+        await connection.execute(f"SET transaction_timeout = '{IDLE_S}s'")
 
 
 class LeanSaver(AsyncPostgresSaver):

@@ -14,6 +14,7 @@ log = structlog.get_logger()
 
 Tx = Any  # asyncpg's pooled connection inside a transaction; its stubs name no public type for it
 FENCED = "OP001"
+IDLE_S = 10
 
 
 class DatabaseUnreachable(Exception):
@@ -38,7 +39,13 @@ class Database:
         """Connect; raises DatabaseUnreachable with one sentence."""
         try:
             self._pool = await asyncpg.create_pool(
-                self.dsn, min_size=self._sizes[0], max_size=self._sizes[1], command_timeout=30, timeout=10, init=_codecs
+                self.dsn,
+                min_size=self._sizes[0],
+                max_size=self._sizes[1],
+                command_timeout=30,
+                timeout=10,
+                init=_prepare,
+                reset=_leave,
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
             raise DatabaseUnreachable(
@@ -101,6 +108,13 @@ class Database:
                     connection.terminate()
 
 
-async def _codecs(connection: Any) -> None:
+async def _prepare(connection: Any) -> None:
+    # A process that freezes inside a transaction must not keep its thread's row locked for ever.
+    await connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_S}s'")
     for name in ("json", "jsonb"):
         await connection.set_type_codec(name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+
+async def _leave(_connection: Any) -> None:
+    """Give a connection back as it is: asyncpg has ended its transaction, nothing of ours outlives one, and its own
+    reset would cost a round trip for each use."""

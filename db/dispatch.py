@@ -85,8 +85,8 @@ async def rescue(database: Database) -> list[UUID]:
         stalled = await connection.fetch(sql.stalled, STALLED_S)
     for job in stalled:
         async with database.transaction() as tx:
-            if job["session_id"]:
-                await tx.execute(sql.lock_session, job["session_id"])
+            if job["session_id"] and not await tx.fetchval(sql.try_lock_session, job["session_id"]):
+                continue
             if await tx.fetchval(sql.delete_stalled, job["id"], STALLED_S) and job["session_id"]:
                 await wake(tx, job["session_id"])
                 rescued.append(job["session_id"])
@@ -96,9 +96,11 @@ async def rescue(database: Database) -> list[UUID]:
 async def sweep(database: Database) -> list[UUID]:
     """Wake every thread that has something to do and no job; return their ids."""
     async with database.connection() as connection:
-        idle: list[UUID] = [row["session_id"] for row in await connection.fetch(sql.idle_with_mail)]
-    for session_id in idle:
+        idle = await connection.fetch(sql.idle_with_mail)
+    woken: list[UUID] = []
+    for row in idle:
         async with database.transaction() as tx:
-            await tx.execute(sql.lock_session, session_id)
-            await wake(tx, session_id)
-    return idle
+            if await tx.fetchval(sql.try_lock_session, row["session_id"]):
+                await wake(tx, row["session_id"])
+                woken.append(row["session_id"])
+    return woken

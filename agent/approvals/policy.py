@@ -1,6 +1,7 @@
 """Pure decisions: what policy says of a call, who may decide it, and how a vote settles it."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,6 +27,7 @@ from agent.types import Principal, Role
 
 DEFAULT_EXPIRY_S = 24 * 3600
 ROLE_PREFIX = "role:"
+_CHAT_ID = re.compile(r"[SUW](?=[A-Z0-9]*[0-9])[A-Z0-9]+")
 
 
 class Verdict(StrEnum):
@@ -37,6 +39,7 @@ class Verdict(StrEnum):
 
 
 _STRICTNESS = list(Verdict)
+_TOO_LATE = "This approval has expired; ask the agent again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ def _matcher(schema: bytes) -> Any:
 
 def groups_needed(entries: Collection[str]) -> list[str]:
     """Return the user groups among approver entries."""
-    return sorted(entry for entry in entries if entry[:1] == "S" and entry[1:].isalnum() and entry.isupper())
+    return sorted(entry for entry in entries if entry[:1] == "S" and _CHAT_ID.fullmatch(entry))
 
 
 def may_decide(by: Principal, approvers: Collection[str], *, groups: Mapping[str, Collection[str]]) -> bool:
@@ -184,7 +187,11 @@ def may_decide(by: Principal, approvers: Collection[str], *, groups: Mapping[str
         return by.chat_user in approvers or any(
             by.chat_user in groups.get(group, ()) for group in groups_needed(approvers)
         )
-    return by.username.lower() in {entry.lower() for entry in approvers}
+    return by.username.lower() in {entry.lower() for entry in approvers if _is_username(entry)}
+
+
+def _is_username(entry: str) -> bool:
+    return not (_CHAT_ID.fullmatch(entry) or entry.startswith(ROLE_PREFIX))
 
 
 def has_standing(
@@ -213,13 +220,15 @@ def settle(
     """
     if not standing:
         raise NotAnApprover("You may not decide this: it needs one of its approvers.")
+    if approval.status is ApprovalStatus.EXPIRED:
+        raise ApprovalExpired(_TOO_LATE)
     if approval.is_settled:
         who = f" by {approval.decided_by.display_name or approval.decided_by.username}" if approval.decided_by else ""
         raise AlreadySettled(f"This was already {approval.status}{who}.", approval)
     if approval.four_eyes and decision is Decision.APPROVE and by.user_id == approval.requested_by.user_id:
         raise OwnRequest("Someone else must approve what you asked for.")
     if now >= approval.expires_at:
-        raise ApprovalExpired("This approval has expired; ask the agent again.")
+        raise ApprovalExpired(_TOO_LATE)
     vote = Vote(by.person, decision, reason, approval.args_digest, now)
     votes = (*(v for v in approval.votes if v.by.user_id != by.user_id), vote)
     voted = replace(approval, votes=votes)

@@ -1,6 +1,7 @@
 """The two nodes. Whatever stands before `interrupt()` runs again on every resume, and is safe to."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -12,8 +13,9 @@ from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 
 from agent import events, sessions, transcript
-from agent.approvals import policy
+from agent.approvals import policy, store
 from agent.approvals.policy import Verdict
+from agent.approvals.types import InvalidArguments
 from agent.events import Hub
 from agent.graph.deltas import Deltas
 from agent.graph.state import CallState, TurnState
@@ -21,6 +23,7 @@ from agent.models.history import repair
 from agent.run import Limits, Run
 from agent.toolcalls import UNPARSABLE, ToolCalls, Waiting
 from agent.tools import catalogue
+from agent.tools.base import cleaned
 from agent.tools.registry import Registry
 from agent.types import EventKind
 from db.database import Database
@@ -62,7 +65,7 @@ class Nodes:
         if sum(len(message.tool_calls) for message in said) + len(calls) > self._limits.tool_calls:
             return {"messages": [_stopped(f"the limit of {self._limits.tool_calls} tool calls in one turn")]}
         message = AIMessage(
-            answer.text,
+            cleaned(answer.text),
             id=str(transcript.step_id(run.turn_id, "model", len(said))),
             tool_calls=calls,
             usage_metadata=answer.usage_metadata,
@@ -108,7 +111,8 @@ class Nodes:
         for tool in self._registry.tools():
             default, own = rows.get(tool.spec.tool_id, (None, None))
             ruling = policy.rule_on(None, read_only=tool.spec.read_only, default=default, own=own)
-            conditional = any(row and row.rule.when for row in (default, own))
+            rules = [rule for row in (default, own) if row for rule in (row.rule, row.beneath) if rule]
+            conditional = any(rule.when for rule in rules)
             if ruling.verdict is not Verdict.DENY or conditional:
                 offered.append(
                     {
@@ -144,7 +148,13 @@ class Nodes:
 
 def _call(name: str, args: dict[str, Any], run: Run, step: int, index: int) -> ToolCall:
     """Give a call an id of our own: a model may use one twice, and an approval must never be found by another call."""
-    return ToolCall(type="tool_call", name=name, args=args, id=f"call_{uuid5(run.turn_id, f'{step}/{index}').hex}")
+    try:
+        exact = json.loads(store.canonical(args))
+    except InvalidArguments:
+        # Neither the checkpoint nor the transcript takes it as it is, and people couldn't be shown what would run.
+        exact = {UNPARSABLE: cleaned(str(args.get(UNPARSABLE, args)))}
+    call_id = f"call_{uuid5(run.turn_id, f'{step}/{index}').hex}"
+    return ToolCall(type="tool_call", name=cleaned(name), args=exact, id=call_id)
 
 
 def _stopped(why: str) -> AIMessage:

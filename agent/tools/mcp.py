@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.tools.base import Tool
+from agent.tools.ending import end
 from agent.tools.mcp_config import McpServerConfig, Timing, ToolMarks, load_config
 
 if TYPE_CHECKING:
@@ -67,15 +68,17 @@ class McpManager:
             while True:
                 self._new.clear()
                 current = set(self._servers.values())
-                gone = [running.pop(server) for server in list(running) if server not in current]
+                gone = running.keys() - current
                 for server in current - running.keys():
                     running[server] = asyncio.create_task(server.run(changed))
-                await _end(gone)
+                await end([running[server] for server in gone])
+                for server in gone:
+                    del running[server]
                 if gone:
                     await changed()
                 await self._watch(running)
         finally:
-            await _end(running.values())
+            await end(running.values())
 
     async def ready(self) -> None:
         await asyncio.gather(*(server.ready() for server in self._servers.values()))
@@ -89,10 +92,3 @@ class McpManager:
                 task.result()
         finally:
             new.cancel()
-
-
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    ended = list(tasks)
-    for task in ended:
-        task.cancel()
-    await asyncio.gather(*ended, return_exceptions=True)

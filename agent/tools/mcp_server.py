@@ -13,6 +13,7 @@ from mcp import Client, MCPError
 from pydantic import TypeAdapter, ValidationError
 
 from agent.tools.base import CallContext, Tool, ToolResult, ToolSpec
+from agent.tools.ending import end
 from agent.tools.mcp_config import McpServerConfig, Timing
 from agent.tools.mcp_http import ATTEMPT, Attempt, HttpTransport
 from agent.tools.mcp_link import Link
@@ -185,11 +186,9 @@ class McpServer:
         try:
             await asyncio.wait({task})
         finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
             self._link = None
             self._up.clear()
+            await end([task])
         if task.cancelled():
             return "broke the connection"
         error = task.exception()
@@ -221,8 +220,7 @@ class McpServer:
                 return await self._attend(link, sieve, changed)
             finally:
                 self._drop(link, "is being reconnected")
-                listener.cancel()
-                await asyncio.gather(listener, return_exceptions=True)
+                await end([listener])
 
     def _client(self, link: Link, sieve: Sieve) -> Client:
         if self.config.command is not None:

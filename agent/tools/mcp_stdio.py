@@ -14,6 +14,7 @@ import mcp_types as types
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 
+from agent.tools.ending import outlast
 from agent.tools.mcp_config import McpServerConfig
 from agent.tools.mcp_http import ATTEMPT, MESSAGE_LIMIT
 
@@ -51,17 +52,10 @@ class StdioTransport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stopping = asyncio.create_task(self._stop())
-        cancelled: asyncio.CancelledError | None = None
         # Whoever is cancelled here must not leave the process behind; every wait inside is bounded.
         with anyio.CancelScope(shield=True):
-            while not stopping.done():
-                try:
-                    await asyncio.shield(stopping)
-                except asyncio.CancelledError as again:
-                    cancelled = again
+            await outlast([stopping])
         stopping.result()
-        if cancelled is not None:
-            raise cancelled
 
     def last_words(self) -> str:
         """Return the last line of the server's stderr, for whoever asks why it ended."""

@@ -103,10 +103,14 @@ class Registry:
         try:
             async with deadline:
                 result = await tool.run(args, context)
-        except Exception as error:  # noqa: BLE001 - one tool call
+                return replace(result, text=capped(cleaned(result.text)))
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            # A tool's own cancellation or exit is a failure of this call; only ours goes on upwards.
+            if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+                raise
             result = _late(spec) if deadline.expired() else _raised(spec, error)
             log.warning("tool.raised", tool=spec.name, tool_call_id=context.tool_call_id, error=type(error).__name__)
-        return replace(result, text=capped(cleaned(result.text)))
+            return replace(result, text=capped(cleaned(result.text)))
 
     async def _keep(self, source: ToolSource) -> None:
         name, delay = type(source).__name__, RESTART_S[0]
@@ -169,7 +173,7 @@ def _late(spec: ToolSpec) -> ToolResult:
     )
 
 
-def _raised(spec: ToolSpec, error: Exception) -> ToolResult:
+def _raised(spec: ToolSpec, error: BaseException) -> ToolResult:
     said = " ".join(str(error).split())[:300]
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return ToolResult(f"`{spec.name}` failed: {what}", Outcome.FAILED)

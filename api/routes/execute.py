@@ -50,7 +50,7 @@ async def execute(
     if "text/event-stream" in request.headers.get("accept", ""):
         events = turn_events(service, submitted.turn, by=actor, after=last_event_id)
         return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-    if wait and not submitted.waits:
+    if wait:
         view = await service.wait_turn(turn_id, timeout=wait_s)
     else:
         view = await service.read_turn(session_id, turn_id, by=actor)

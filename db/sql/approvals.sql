@@ -82,10 +82,15 @@ SELECT EXISTS (
        SELECT 1 FROM approvals
         WHERE session_id = $1 AND turn_id = $2 AND status <> 'pending' AND handled_at IS NULL);
 
--- name: cancel_pending
-UPDATE approvals SET status = 'cancelled', decided_at = now(), reason = $2, handled_at = now()
- WHERE session_id = $1 AND status = 'pending' AND turn_id = $3
-RETURNING approval_id;
+-- name: leave_none_open
+-- What a turn that ends early leaves behind: what was pending, or approved and never started, is cancelled.
+UPDATE approvals
+   SET handled_at = now(),
+       reason = CASE WHEN status IN ('pending', 'approved') THEN $2 ELSE reason END,
+       decided_at = coalesce(decided_at, now()),
+       status = CASE WHEN status IN ('pending', 'approved') THEN 'cancelled' ELSE status END
+ WHERE session_id = $1 AND turn_id = $3 AND handled_at IS NULL
+RETURNING approval_id, status;
 
 -- name: expired
 SELECT approval_id, session_id FROM approvals WHERE status = 'pending' AND expires_at <= now()

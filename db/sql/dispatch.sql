@@ -6,6 +6,10 @@ SELECT opsagent_wake($1);
 -- The thread's lock: whoever writes mail or a decision holds it until the wake-up is committed with it.
 SELECT session_id FROM user_sessions WHERE session_id = $1 FOR NO KEY UPDATE;
 
+-- name: try_lock_session
+-- The same for a sweep, which has other threads to see to: a thread that somebody holds is left to the next sweep.
+SELECT session_id FROM user_sessions WHERE session_id = $1 FOR NO KEY UPDATE SKIP LOCKED;
+
 -- name: stalled
 -- Jobs whose worker's heart has not beaten for $1 seconds, or whose worker is gone.
 SELECT j.id, CASE WHEN j.task_name = 'advance' THEN (j.args ->> 'session_id')::uuid END AS session_id
@@ -31,7 +35,8 @@ SELECT DISTINCT t.session_id
             SELECT 1 FROM turns w WHERE w.session_id = t.session_id AND w.status IN ('running', 'awaiting_approval'))
        WHEN 'awaiting_approval' THEN t.cancel_requested OR EXISTS (
             SELECT 1 FROM approvals a
-             WHERE a.session_id = t.session_id AND a.status <> 'pending' AND a.handled_at IS NULL)
+             WHERE a.session_id = t.session_id AND a.turn_id = t.turn_id
+               AND a.status <> 'pending' AND a.handled_at IS NULL)
        ELSE true END
    AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.lock = t.session_id::text AND j.status = 'doing')
    AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.queueing_lock = t.session_id::text AND j.status = 'todo');

@@ -9,4 +9,6 @@ SELECT session_id, seq, kind, data, at FROM events WHERE session_id = $1 AND seq
 DELETE FROM events WHERE session_id = $1 AND seq >= $2 AND turn_id = $3 AND kind = 'answer.delta';
 
 -- name: forget
-DELETE FROM events WHERE session_id = $1;
+-- What people wrote, what was answered and asked of tools. How approvals and turns ended stays: doors still render it.
+DELETE FROM events
+ WHERE session_id = $1 AND kind IN ('turn.queued', 'answer.delta', 'tool.called', 'turn.completed', 'turn.failed');

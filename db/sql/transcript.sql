@@ -16,5 +16,12 @@ SELECT role, content, tool_calls, tool_call_id, tool_name, tokens
  WHERE session_id = $1 AND position < coalesce((SELECT position FROM messages WHERE message_id = $2), 9223372036854775807)
  ORDER BY position DESC LIMIT $3;
 
+-- name: of_turn
+-- The calls of a turn, and which of them have a result. A turn's first message has the turn's id.
+SELECT tool_calls, tool_call_id
+  FROM messages
+ WHERE session_id = $1 AND turn_id = $2 AND position > (SELECT position FROM messages WHERE message_id = $2)
+ ORDER BY position;
+
 -- name: forget
 DELETE FROM messages WHERE session_id = $1;

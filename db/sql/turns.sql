@@ -33,10 +33,11 @@ SELECT turn_id, session_id, requester_id, kind, status, text, reply, error, inpu
 SELECT EXISTS (SELECT 1 FROM turns WHERE session_id = $1 AND status = 'awaiting_approval');
 
 -- name: start
+-- Nothing while the turn backs off from a failure: mail that wakes its thread meanwhile must not use up its attempts.
 UPDATE turns SET status = 'running', attempts = attempts + 1, retry_at = NULL, started_at = coalesce(started_at, now()),
        first_seq = CASE WHEN status = 'queued' THEN
            (SELECT last_seq + 1 FROM user_sessions WHERE session_id = turns.session_id) ELSE first_seq END
- WHERE turn_id = $1
+ WHERE turn_id = $1 AND (retry_at IS NULL OR retry_at <= now())
 RETURNING attempts;
 
 -- name: progressed
@@ -63,7 +64,8 @@ UPDATE turns SET cancel_requested = true, retry_at = NULL
 RETURNING turn_id;
 
 -- name: cancel_requested
-SELECT cancel_requested FROM turns WHERE turn_id = $1;
+-- Of a turn that was forgotten with its session, too: it is cancelled already.
+SELECT cancel_requested OR status = 'cancelled' FROM turns WHERE turn_id = $1;
 
 -- name: forget
 -- What people wrote and what was answered goes; the row stays, so a late redelivery still counts once.

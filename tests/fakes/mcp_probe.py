@@ -1,11 +1,13 @@
-"""An MCP server whose effects can be counted: `mcp_probe.py EFFECTS stdio` or `mcp_probe.py EFFECTS PORT`."""
+"""An MCP server whose effects can be counted: `mcp_probe.py EFFECTS stdio|PORT [earlier]`."""
 
 import asyncio
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import uvicorn
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -82,8 +84,23 @@ async def learn(name: str, ctx: Context) -> str:  # type: ignore[type-arg]
     return "learned"
 
 
+def earlier(app: Any) -> Any:
+    """The app as it was before 2026: it knows no `server/discover`, so clients open a session that it remembers."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        if dict(scope.get("headers", [])).get(b"mcp-method") == b"server/discover":
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await app(scope, receive, send)
+
+    return serve
+
+
 if __name__ == "__main__":
     if sys.argv[2] == "stdio":
         asyncio.run(server.run_stdio_async())
     else:
-        asyncio.run(server.run_streamable_http_async(port=int(sys.argv[2])))
+        app = server.streamable_http_app()
+        app = earlier(app) if "earlier" in sys.argv else app
+        uvicorn.run(app, port=int(sys.argv[2]), log_level="critical")

@@ -61,16 +61,23 @@ class StdioProbe(ProbeFile):
 class HttpProbe(ProbeFile):
     """The probe behind a port: started and stopped by the test."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, earlier: bool = False) -> None:
         super().__init__(path)
         self.port = free_port()
+        self.earlier = earlier
         self._process: subprocess.Popen[bytes] | None = None
 
     def config(self, name: str = "probe", **more: Any) -> McpServerConfig:
         return McpServerConfig(name=name, url=f"http://127.0.0.1:{self.port}/mcp", **more)
 
     async def start(self) -> None:
-        command = [sys.executable, str(HERE / "mcp_probe.py"), str(self.path), str(self.port)]
+        command = [
+            sys.executable,
+            str(HERE / "mcp_probe.py"),
+            str(self.path),
+            str(self.port),
+            *["earlier"] * self.earlier,
+        ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(400):
             try:

@@ -105,6 +105,7 @@ class MemoryService:
     async def delete_session(self, session_id: UUID, *, by: Principal) -> None:
         self._find(session_id, by)
         del self.kept[session_id]
+        self._wake(session_id)
 
     async def clear_messages(self, session_id: UUID, *, by: Principal) -> None:
         self._find(session_id, by).messages.clear()
@@ -394,7 +395,10 @@ class MemoryService:
         events = self.kept[turn.session_id].events
         body = {"turn_id": str(turn.turn_id), **data}
         events.append(Event(turn.session_id, len(events) + 1, kind, body, datetime.now(UTC)))
-        for news in self._watchers[turn.session_id]:
+        self._wake(turn.session_id)
+
+    def _wake(self, session_id: UUID) -> None:
+        for news in self._watchers[session_id]:
             news.set()
 
 

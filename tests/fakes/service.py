@@ -95,6 +95,8 @@ class FakeService:
         self.approvals: dict[UUID, Approval] = {}
         self.crash_before_record: set[str] = set()
         self.renewable = True
+        self.gates: dict[str, asyncio.Event] = {}
+        """A message with this text is stored only once its gate is set."""
         self._doors: list[asyncio.Queue[UUID | None]] = []
 
     def _reach(self) -> None:
@@ -115,7 +117,8 @@ class FakeService:
         start: bool = True,
     ) -> Submission | None:
         self._reach()
-        await asyncio.sleep(0)
+        if text in self.gates:
+            await self.gates[text].wait()
         if by.user in self.refusals:
             raise self.refusals[by.user]
         known = [s for s in self.submitted if event_key == s.event_key or message_key == s.message_key]

@@ -52,9 +52,10 @@ def stdio(tmp_path: Path) -> StdioProbe:
     return StdioProbe(tmp_path / "effects.jsonl")
 
 
-@pytest.fixture
-async def http(tmp_path: Path) -> AsyncIterator[HttpProbe]:
-    probe = HttpProbe(tmp_path / "effects.jsonl")
+@pytest.fixture(params=["2026", "earlier"])
+async def http(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[HttpProbe]:
+    """The probe in both eras of the protocol: without sessions, and with one that a restart forgets."""
+    probe = HttpProbe(tmp_path / "effects.jsonl", earlier=request.param == "earlier")
     await probe.start()
     yield probe
     probe.kill()
@@ -107,6 +108,13 @@ async def test_a_big_result_is_capped(stdio: StdioProbe) -> None:
         assert "characters cut" in result.text
 
 
+async def test_an_answer_over_the_hard_bound_is_thrown_away_and_its_call_unknown(http: HttpProbe) -> None:
+    async with running(http.config()) as (registry, _):
+        assert (await call(registry, "big", size=6_000_000)).outcome is Outcome.UNKNOWN
+        assert (await call(registry, "echo", text="on")).text == "on"
+        assert http.count("big") == 1
+
+
 async def test_a_server_killed_in_mid_call_leaves_the_outcome_unknown_and_comes_back(stdio: StdioProbe) -> None:
     async with running(stdio.config()) as (registry, _):
         pending = asyncio.create_task(call(registry, "slow", seconds=60))
@@ -140,7 +148,8 @@ async def test_an_http_server_killed_in_mid_call_leaves_the_outcome_unknown_and_
 
 
 async def test_an_http_server_restarted_while_idle_heals_and_the_next_call_runs_once(http: HttpProbe) -> None:
-    async with running(http.config()) as (registry, _):
+    async with running(http.config()) as (registry, manager):
+        assert ((manager.health()[0].protocol or "") < "2026") is http.earlier
         assert (await call(registry, "restart", service="web")).outcome is Outcome.SUCCEEDED
         http.kill()
         await http.start()
@@ -172,9 +181,16 @@ async def test_a_server_that_is_down_at_start_is_connected_once_it_is_up(tmp_pat
             probe.kill()
 
 
-@pytest.mark.parametrize("wire", ["stdio", "http"])
-async def test_a_changed_list_is_read_again_and_told(wire: str, stdio: StdioProbe, http: HttpProbe) -> None:
-    async with running((stdio if wire == "stdio" else http).config()) as (registry, _):
+async def test_a_changed_list_is_read_again_and_told_over_pipes(stdio: StdioProbe) -> None:
+    await learns_of_a_new_tool(stdio.config())
+
+
+async def test_a_changed_list_is_read_again_and_told_over_http(http: HttpProbe) -> None:
+    await learns_of_a_new_tool(http.config())
+
+
+async def learns_of_a_new_tool(config: McpServerConfig) -> None:
+    async with running(config) as (registry, _):
         told = asyncio.Event()
 
         async def changed() -> None:

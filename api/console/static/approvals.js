@@ -128,8 +128,8 @@ function outcome(approval) {
 }
 
 export function toolAnswer(execution, result) {
-  const state = el("span", { class: `state ${execution}` }, EXECUTION[execution] ?? execution);
+  const state = execution && el("span", { class: `state ${execution}` }, EXECUTION[execution] ?? execution, " ");
   if (!result) return el("p", { class: "answered" }, state);
   const open = result.length < 600;
-  return el("details", { class: "answered", open }, el("summary", {}, state, " What the tool answered"), el("pre", { tabindex: "0" }, exact(result)));
+  return el("details", { class: "answered", open }, el("summary", {}, state, "What the tool answered"), el("pre", { tabindex: "0" }, exact(result)));
 }

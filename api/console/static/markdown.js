@@ -2,7 +2,7 @@
 
 import { el, prose } from "./dom.js";
 
-const INLINE = /(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)|\*\*(?=\S)([\s\S]*?\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*]*?[^\s*])\*(?![\w*])|(?<!\w)_(?=[^\s_])([^_]*?[^\s_])_(?!\w)|~~(?=\S)([\s\S]*?\S)~~|\[([^\]\n]+)\]\(([^()\s]+)\)|\bhttps?:\/\/[^\s<>()\[\]"'`]*[^\s<>()\[\]"'`.,;:!?*_~]/;
+const INLINE = /(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)|\*\*(?=\S)([\s\S]*?\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*]*?[^\s*])\*(?![\w*])|(?<!\w)_(?=[^\s_])([^_]*?[^\s_])_(?!\w)|~~(?=\S)([\s\S]*?\S)~~|\[([^\]\n]+)\]\(([^()\s]+)\)|\bhttps?:\/\/[^\s<>()\[\]"'`]*[^\s<>()\[\]"'`.,;:!?*_~]|\\([!-/:-@[-`{-~])/;
 
 export function inline(text) {
   const out = [];
@@ -15,7 +15,8 @@ export function inline(text) {
   return out;
 }
 
-function span([whole, , code, strong, star, under, struck, label, address]) {
+function span([whole, , code, strong, star, under, struck, label, address, plain]) {
+  if (plain !== undefined) return plain;
   if (code !== undefined) return el("code", {}, prose(code));
   if (strong !== undefined) return el("strong", {}, inline(strong));
   if (star !== undefined || under !== undefined) return el("em", {}, inline(star ?? under));
@@ -33,7 +34,7 @@ function link(label, address) {
   }
   if (url.protocol !== "https:" && url.protocol !== "http:") return null;
   const a = el("a", { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow", title: url.href }, prose(label));
-  if (label === address) return a;
+  if (label === address && label.includes(url.host)) return a;
   return el("span", {}, a, el("span", { class: "host" }, ` (${url.host})`));
 }
 

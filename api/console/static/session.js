@@ -207,6 +207,6 @@ function toolItem(call, answer) {
   const build = () => el("details", { class: "tool" },
     el("summary", {}, el("span", { class: `state ${answer ? "succeeded" : "running"}` }, answer ? "Called" : "Calling"), " ", el("code", {}, exact(call.name))),
     argumentList(call.args ?? {}).node,
-    answer ? toolAnswer("answered", answer.content) : null);
+    answer ? toolAnswer(null, answer.content) : null);
   return [`call-${call.id}`, answer ? answer.message_id : "", build];
 }

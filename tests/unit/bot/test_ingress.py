@@ -1,16 +1,18 @@
 """What people send in Slack reaches the service before the ack, and nothing else does."""
 
+import asyncio
 import json
 import time
 
 import aiohttp
 import pytest
+from slack_bolt.async_app import AsyncBoltRequest
 
 from agent.approvals.types import ApprovalStatus, Decision
 from agent.errors import NotAllowed
 from agent.types import Address, ThreadKey
 from bot.views.approval import approval_card
-from tests.fakes.slack import ADMIN, ALICE, BOB, BOT_USER, CAROL, OPS, STRANGER, TEAM
+from tests.fakes.slack import ALICE, BOB, BOT_USER, CAROL, OPS, STRANGER, TEAM
 
 
 async def said(door, *args, **kwargs):
@@ -313,7 +315,18 @@ async def test_slacks_check_of_the_url_is_answered(door):
 
 
 async def test_a_threads_messages_are_stored_in_the_order_in_which_they_came(door, root):
-    for i in range(5):
-        await door.slack.say(ADMIN, f"line {i}", thread_ts=root, mention=False)
-        await door.slack.settled()
-    assert [s.text for s in door.service.submitted][1:] == [f"line {i}" for i in range(5)]
+    """Socket Mode hands envelopes over without waiting for the one before."""
+    gate = door.service.gates["first"] = asyncio.Event()
+    dispatched: list[asyncio.Task[object]] = []
+    for i, text in enumerate(("first", "second", "third")):
+        event = {"type": "message", "user": ALICE, "text": text, "ts": f"9.{i}", "thread_ts": root, "channel": OPS}
+        body = door.slack.event_body({**event, "channel_type": "channel", "team": TEAM})
+        request = AsyncBoltRequest(body=body, mode="socket_mode")
+        dispatched.append(asyncio.create_task(door.app.async_dispatch(request)))
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [s.text for s in door.service.submitted] == ["restart web"]
+    gate.set()
+    await asyncio.gather(*dispatched)
+    assert [s.text for s in door.service.submitted] == ["restart web", "first", "second", "third"]

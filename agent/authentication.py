@@ -1,0 +1,188 @@
+"""The service's part for credentials: access tokens, service tokens, and a cache that never outlives a change."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from agent import audit, tokens, users
+from agent.accounts import AdminsOnly
+from agent.audit import Kind
+from agent.errors import Conflict, Invalid, NotFound
+from agent.house import Part, before, cursor_of
+from agent.tokens import BadToken
+from agent.types import Page, Principal, Role
+from db import queries
+
+sql = queries.load("accounts")
+
+SCOPES = ("read", "chat", "approve", "admin")
+LONGEST_DAYS = 366
+_CACHED_S = 30.0
+_CACHED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """Who a credential is; `scopes` None means all that the role may do."""
+
+    principal: Principal
+    scopes: frozenset[str] | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceToken:
+    """A program's token, without its secret."""
+
+    token_id: UUID
+    name: str
+    user_id: UUID
+    role: Role
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+
+
+class BadScope(Invalid):
+    code = "bad_scope"
+
+
+class TokenNameTaken(Conflict):
+    code = "token_name_taken"
+
+
+class TokenNotFound(NotFound):
+    code = "token_not_found"
+
+
+class Authentication(Part):
+    """Tells who a token is, and manages the tokens of programs."""
+
+    async def authenticate(self, token: str) -> Authenticated:
+        """Return who this token is; raises BadToken. What it cost is remembered for seconds, and forgotten at once
+        when the user's row changes."""
+        known = self._house.identities.get(token)
+        if known is not None:
+            return known
+        seen = self._house.identities.generation
+        if token.startswith(tokens.SERVICE_PREFIX):
+            found = await self._service_token(token)
+        else:
+            found = await self._access_token(token)
+        self._house.identities.put(token, found, seen)
+        return found
+
+    async def _access_token(self, token: str) -> Authenticated:
+        claims = self._house.signer.read(token)
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(sql.read, claims.user_id)
+        if row is None or row["disabled"] or row["token_version"] != claims.version:
+            raise BadToken("This token was ended; log in again.")
+        return Authenticated(users.principal(row), None, claims.expires_at)
+
+    async def _service_token(self, token: str) -> Authenticated:
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(sql.find_token, tokens.hashed(token))
+            user = await users.read(connection, row["user_id"]) if row else None
+        if row is None or user is None or user.disabled:
+            raise BadToken("This token is not valid, or was revoked, or has expired.")
+        return Authenticated(user, frozenset(row["scopes"]), row["expires_at"])
+
+    async def create_token(
+        self, *, by: Principal, name: str, scopes: tuple[str, ...], role: Role, expires_in_days: int
+    ) -> tuple[ServiceToken, str]:
+        """Make a program's token; its secret is returned once and kept nowhere."""
+        if by.role is not Role.ADMIN:
+            raise AdminsOnly("Only an admin may make service tokens.")
+        if unknown := sorted(set(scopes) - set(SCOPES)) or not scopes:
+            raise BadScope(f"Unknown scopes {unknown}: choose from {', '.join(SCOPES)}.")
+        if not 1 <= expires_in_days <= LONGEST_DAYS:
+            raise Invalid(f"expires_in_days must lie between 1 and {LONGEST_DAYS}.")
+        secret, token_id = tokens.new_service_token(), uuid4()
+        async with self._database.transaction() as tx:
+            user = await tx.fetchrow(sql.create, uuid4(), f"token:{name}:{token_id.hex[:8]}", None, None, role.value)
+            row = await tx.fetchrow(
+                sql.create_token,
+                token_id,
+                name,
+                tokens.hashed(secret),
+                user["user_id"],
+                sorted(set(scopes)),
+                by.user_id,
+                expires_in_days * 86_400.0,
+            )
+            if row is None:
+                raise TokenNameTaken(f"There is a token named {name!r} already; revoke it first or choose another name.")
+            data = {"name": name, "scopes": row["scopes"], "role": role.value}
+            await audit.record(tx, Kind.TOKEN_CREATED, actor=by.user_id, subject=token_id, data=data)
+        return _token(row, role), secret
+
+    async def list_tokens(self, *, by: Principal, limit: int = 50, cursor: str | None = None) -> Page[ServiceToken]:
+        if by.role is not Role.ADMIN:
+            raise AdminsOnly("Only an admin may see service tokens.")
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql.list_tokens, *before(cursor), limit + 1)
+        found = [_token(row, Role(row["role"])) for row in rows[:limit]]
+        more = len(rows) > limit
+        return Page(found, cursor_of(found[-1].created_at, found[-1].token_id) if more else None)
+
+    async def revoke_token(self, token_id: UUID, *, by: Principal) -> None:
+        """End a token at once, on every replica."""
+        if by.role is not Role.ADMIN:
+            raise AdminsOnly("Only an admin may revoke service tokens.")
+        async with self._database.transaction() as tx:
+            row = await tx.fetchrow(sql.revoke_token, token_id)
+            if row is None:
+                raise TokenNotFound("There is no such token.")
+            await tx.execute(sql.disable_user, row["user_id"])
+            await audit.record(tx, Kind.TOKEN_REVOKED, actor=by.user_id, subject=token_id, data={"name": row["name"]})
+
+
+class Identities:
+    """Who tokens are, remembered briefly; a change of a user's row, on any replica, forgets them at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[float, Authenticated]] = {}
+        self.generation = 0
+
+    def get(self, token: str) -> Authenticated | None:
+        entry = self._known.get(tokens.hashed(token))
+        if entry is None or entry[0] < time.monotonic() or _is_over(entry[1]):
+            return None
+        return entry[1]
+
+    def put(self, token: str, found: Authenticated, seen: int) -> None:
+        """Remember, unless some user's row changed since `seen`: what was read may be older than the change."""
+        if seen != self.generation:
+            return
+        if len(self._known) >= _CACHED:
+            self._known.clear()
+        self._known[tokens.hashed(token)] = (time.monotonic() + _CACHED_S, found)
+
+    def forget(self, user_id: UUID | None) -> None:
+        """Forget a user, or everybody where it can't be told who changed."""
+        self.generation += 1
+        if user_id is None:
+            self._known.clear()
+            return
+        self._known = {key: entry for key, entry in self._known.items() if entry[1].principal.user_id != user_id}
+
+
+def _is_over(found: Authenticated) -> bool:
+    return found.expires_at is not None and found.expires_at.timestamp() <= time.time()
+
+
+def _token(row: object, role: Role) -> ServiceToken:
+    read = row.__getitem__  # pyright: ignore[reportAttributeAccessIssue]
+    return ServiceToken(
+        token_id=read("token_id"),
+        name=read("name"),
+        user_id=read("user_id"),
+        role=role,
+        scopes=tuple(read("scopes")),
+        created_at=read("created_at"),
+        expires_at=read("expires_at"),
+        revoked_at=read("revoked_at"),
+    )

@@ -1,0 +1,106 @@
+"""A card shows every argument, and offers Approve only where it does."""
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.approvals.types import ApprovalStatus
+from bot import mrkdwn
+from bot.views import arguments
+from bot.views.approval import approval_card, review_modal
+from bot.views.arguments import Room
+from tests.fakes.block_kit import check_blocks, check_view
+from tests.fakes.block_reading import letters, pings, pressables
+from tests.fakes.service import approval
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=200),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=8,
+)
+ARGS = st.dictionaries(st.text(max_size=40), JSON, max_size=12)
+SIZES = st.integers(min_value=0, max_value=60_000)
+
+
+def boxes(blocks):
+    """The contents of the preformatted boxes, cut ones joined."""
+    parts = [e for b in blocks if b["type"] == "rich_text" for e in b["elements"]]
+    return "".join(e["elements"][0]["text"] for e in parts if e["type"] == "rich_text_preformatted")
+
+
+def shown(value):
+    return mrkdwn.visible(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+@settings(deadline=None)
+@given(ARGS, SIZES)
+def test_approve_is_offered_only_where_every_argument_can_be_read(args, size):
+    asked = approval(args={**args, "filler": "y" * size})
+    card = approval_card(asked)
+    actions = {e["action_id"] for _, e in pressables(card.blocks)}
+    assert check_blocks(list(card.blocks)) == []
+    assert letters(list(card.blocks)) < 12_000
+    assert pings(card.text, list(card.blocks)) == ["<@U0ALICE>"]
+    if "approval_approve" in actions:
+        read = boxes(card.blocks)
+    else:
+        assert "approval_arguments" in actions
+        view = review_modal(asked)
+        assert check_view(view) == []
+        read = boxes(view["blocks"])
+    for value in asked.args.values():
+        assert shown(value) in read or (isinstance(value, str) and value in read)
+
+
+def test_a_value_cannot_pass_for_another_argument():
+    card = approval_card(approval(args={"reason": 'ok"\nservice: "test'}))
+    names = [e["elements"][0]["text"] for b in card.blocks if b["type"] == "rich_text" for e in b["elements"]]
+    assert names == ["reason (text, 2 lines):", 'ok"\nservice: "test']
+
+
+def test_hidden_characters_in_arguments_are_shown():
+    card = approval_card(approval(args={"pa\u202eth": "/tmp/\u2066x\u3164"}))
+    text = json.dumps(card.blocks, ensure_ascii=False)
+    assert "\\\\u202e" in text
+    assert "\\\\u2066" in text
+    assert "\\\\u3164" in text
+    assert not set("\u202e\u2066\u3164") & set(text)
+
+
+def test_a_number_and_the_text_of_it_read_differently():
+    assert boxes(approval_card(approval(args={"port": 80})).blocks) == "80"
+    assert boxes(approval_card(approval(args={"port": "80"})).blocks) == '"80"'
+
+
+def test_no_arguments_are_said_to_be_none():
+    card = approval_card(approval(args={}))
+    assert "No arguments." in json.dumps(card.blocks)
+    assert "approval_approve" in {e["action_id"] for _, e in pressables(card.blocks)}
+
+
+def test_what_is_too_large_even_for_a_modal_is_only_to_be_rejected_here():
+    asked = approval(args={"blob": "é" * 200_000})
+    assert arguments.room(asked) is Room.FILE
+    assert {e["action_id"] for _, e in pressables(approval_card(asked).blocks)} == {"approval_reject"}
+
+
+def test_text_of_others_on_a_settled_card_stays_text():
+    hostile = "<!channel> <@U0BOB> *bold*"
+    card = approval_card(
+        approval(
+            status=ApprovalStatus.REJECTED,
+            requested_reason=hostile,
+            reason=hostile,
+            result=hostile,
+            tool_name="re`start",
+        )
+    )
+    assert pings(card.text, list(card.blocks)) == ["<@U0ALICE>"]
+    assert list(pressables(card.blocks)) == []
+
+
+def test_the_digest_of_a_card_changes_only_with_what_it_shows():
+    asked = approval()
+    assert approval_card(asked).digest == approval_card(asked).digest
+    assert approval_card(asked).digest != approval_card(approval()).digest

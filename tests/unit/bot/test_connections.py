@@ -1,0 +1,158 @@
+"""Tokens, sockets and directories, against a Slack that says no or nothing."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from agent.ports import DirectoryUnavailable
+from bot import check, socket
+from bot.bolt import build_bolt
+from bot.check import NEEDED_SCOPES, SlackTokenRejected, SlackUnreachable, probe
+from bot.client import web_client
+from bot.directory import SlackGroups, SlackProfiles
+from bot.errands import Errands
+from tests.fakes.slack import ALICE, BOB, BOT_USER, CAROL, GUEST, SRE, STRANGER, TEAM
+
+
+@pytest.fixture
+def client(slack):
+    return web_client(slack.bot_token, slack.api_url)
+
+
+async def test_a_good_token_tells_who_it_is_and_what_it_lacks(slack):
+    slack.scopes = set(NEEDED_SCOPES - {"files:write"})
+    found = await probe(slack.bot_token, slack.api_url)
+    assert (found.team_id, found.bot_user) == (TEAM, BOT_USER)
+    assert found.missing_scopes == ["files:write"]
+
+
+async def test_a_wrong_token_is_rejected_without_showing_it(slack):
+    with pytest.raises(SlackTokenRejected) as refused:
+        await probe("xoxb-fake-and-wrong", slack.api_url)
+    assert "SLACK_BOT_TOKEN" in str(refused.value)
+    assert "xoxb-fake-and-wrong" not in str(refused.value)
+
+
+async def test_a_slack_that_is_not_there_is_unreachable():
+    with pytest.raises(SlackUnreachable, match="SLACK_API_URL"):
+        await probe("xoxb-fake-not-a-token", "http://127.0.0.1:9/api/")
+
+
+async def test_a_slack_that_does_not_answer_in_time_is_unreachable(slack, mocker):
+    mocker.patch.object(check, "_TIMEOUT_S", 0.05)
+    slack.slow["auth.test"] = 2
+    with pytest.raises(SlackUnreachable):
+        await probe(slack.bot_token, slack.api_url)
+
+
+async def test_a_groups_members_are_read_from_slack(client):
+    assert await SlackGroups(client).members(SRE) == [BOB, CAROL]
+
+
+async def test_a_group_that_does_not_exist_has_no_members(client):
+    assert await SlackGroups(client).members("S0NOBODY") == []
+
+
+@pytest.mark.parametrize("trouble", ["down", "slow", "scope"])
+async def test_a_directory_that_cannot_be_asked_says_so(slack, client, mocker, trouble):
+    mocker.patch("bot.directory._TIMEOUT_S", 0.3)
+    if trouble == "scope":
+        slack.scopes = {"chat:write"}
+    for method in ("usergroups.users.list", "users.info"):
+        slack.down[method] = 1 if trouble == "down" else 0
+        slack.slow[method] = 2.0 if trouble == "slow" else 0.0
+    with pytest.raises(DirectoryUnavailable, match="try again"):
+        await SlackGroups(client).members(SRE)
+    with pytest.raises(DirectoryUnavailable, match="try again"):
+        await SlackProfiles(client).profile(TEAM, ALICE)
+
+
+async def test_a_profile_tells_members_from_guests_and_strangers(client):
+    profiles = SlackProfiles(client)
+    alice = await profiles.profile(TEAM, ALICE)
+    assert (alice.display_name, alice.email, alice.is_guest, alice.is_bot) == (
+        "alice",
+        "alice@example.com",
+        False,
+        False,
+    )
+    assert (await profiles.profile(TEAM, GUEST)).is_guest
+    assert (await profiles.profile(TEAM, STRANGER)).is_guest
+    assert (await profiles.profile(TEAM, BOT_USER)).is_bot
+    assert (await profiles.profile(TEAM, "U0NOBODY")).is_guest
+
+
+@pytest.fixture
+async def connected(slack, service, mocker):
+    mocker.patch.object(socket, "PING_S", 0.2)
+    errands = Errands()
+    app = build_bolt(service, token=slack.bot_token, signing_secret=None, api_url=slack.api_url, errands=errands)
+    running = asyncio.create_task(socket.run(app, slack.app_token))
+    await slack.connected()
+    yield running
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await errands.drain()
+
+
+async def test_a_socket_carries_messages_and_acks(slack, service, connected):
+    await slack.say(ALICE, "hello")
+    await slack.settled()
+    assert [s.text for s in service.submitted] == ["hello"]
+    assert slack.failures == []
+
+
+async def test_an_envelope_that_could_not_be_stored_is_not_acked(slack, service, connected):
+    slack.ack_timeout_s, slack.retry_delays_s = 0.3, (0.05,)
+    service.down = True
+    await slack.say(ALICE, "hello", channel=slack.dm(ALICE))
+    await slack.until(lambda: slack.failures)
+    service.down = False
+    await slack.settled()
+    assert [s.text for s in service.submitted] == ["hello"]
+
+
+async def test_a_dropped_connection_is_opened_again(slack, connected):
+    await slack.disconnect()
+    await slack.connected()
+    await slack.disconnect(politely=True)
+    await slack.connected()
+
+
+async def test_closing_leaves_no_connection(slack, connected):
+    connected.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await connected
+    await slack.until(lambda: not slack.sockets)
+
+
+async def test_a_wrong_app_token_is_one_sentence(slack, service):
+    app = build_bolt(service, token=slack.bot_token, signing_secret=None, api_url=slack.api_url, errands=Errands())
+    with pytest.raises(SlackTokenRejected, match="SLACK_APP_TOKEN"):
+        await socket.run(app, "xapp-fake-and-wrong")
+
+
+async def test_a_slack_that_is_away_at_the_start_is_asked_again(slack, service, mocker):
+    mocker.patch("bot.socket.asyncio.sleep", new=mocker.AsyncMock())
+    slack.down["apps.connections.open"] = 9
+    app = build_bolt(service, token=slack.bot_token, signing_secret=None, api_url=slack.api_url, errands=Errands())
+    assert (await socket._first_url(app, slack.app_token)).startswith("ws://")
+
+
+async def test_errands_are_waited_for_and_a_failing_one_harms_nobody():
+    errands = Errands()
+    done = []
+
+    async def good():
+        await asyncio.sleep(0.01)
+        done.append("good")
+
+    async def bad():
+        raise ValueError("no")
+
+    errands.run(bad())
+    errands.run(good())
+    await errands.drain()
+    assert done == ["good"]

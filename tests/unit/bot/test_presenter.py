@@ -1,0 +1,383 @@
+"""Events become messages in the thread: each once, in order, whatever fails between."""
+
+import asyncio
+import contextlib
+import json
+from datetime import timedelta
+
+import pytest
+
+from agent.approvals.types import ApprovalStatus, Decision, ExecutionStatus, Vote
+from agent.types import EventKind, Person
+from bot.check import NEEDED_SCOPES
+from bot.client import web_client
+from bot.errands import Errands
+from bot.presenter import Presenter
+from tests.fakes.block_kit import check_blocks
+from tests.fakes.service import NOW
+from tests.fakes.slack import ALICE, BOB, BOT_USER, OPS
+
+
+class Stage:
+    """A thread in the fake Slack, its session, and a presenter at work."""
+
+    def __init__(self, slack, service):
+        self.slack, self.service, self.errands = slack, service, Errands()
+        self.root = ""
+        self.session = None
+        self.presenter = None
+
+    async def begin(self):
+        self.root = (await self.slack.say(ALICE, "restart web"))["ts"]
+        self.session = self.service.session(OPS, self.root)
+        self.start()
+
+    def start(self):
+        client = web_client(self.slack.bot_token, self.slack.api_url)
+        self.presenter = asyncio.create_task(Presenter(self.service, client, self.errands).run())
+
+    async def stop(self):
+        if self.presenter is not None:
+            self.presenter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.presenter
+        self.presenter = None
+        await self.errands.drain()
+
+    def tell(self, kind, **data):
+        return self.service.append(self.session, kind, turn_id="t1", **data)
+
+    def open(self, **changes):
+        return self.service.open(self.session, **changes)
+
+    async def delivered(self):
+        await self.slack.until(lambda: self.service.delivered(self.session), what="The delivery")
+
+    @property
+    def said(self):
+        return self.slack.bot_says(OPS, self.root)
+
+    @property
+    def read(self):
+        return [self.slack.rendered(m) for m in self.said]
+
+
+@pytest.fixture
+async def stage(slack, service):
+    made = Stage(slack, service)
+    await made.begin()
+    yield made
+    await made.stop()
+
+
+async def test_an_answer_stands_in_the_thread_of_its_message(stage):
+    stage.tell(EventKind.TURN_STARTED)
+    stage.tell(EventKind.ANSWER_DELTA, text="All ")
+    stage.tell(EventKind.TURN_COMPLETED, reply="All **good**, <!channel>.")
+    await stage.delivered()
+    (message,) = stage.said
+    assert stage.read == ["All **good**, <!channel>."]
+    assert stage.slack.pings(message) == []
+    (call,) = stage.slack.called("chat.postMessage")
+    assert (call.args["unfurl_links"], call.args["unfurl_media"]) == (False, False)
+
+
+async def test_a_long_answer_is_several_messages_in_order(stage):
+    lines = [f"line {i} " + "x" * 80 for i in range(600)]
+    stage.tell(EventKind.TURN_COMPLETED, reply="\n".join(lines))
+    await stage.delivered()
+    read = "\n".join(stage.read)
+    assert len(stage.said) > 3
+    assert [line for line in lines if line in read] == lines
+    assert [read.index(line) for line in lines] == sorted(read.index(line) for line in lines)
+    assert stage.slack.refused == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "sentence"),
+    [
+        (
+            EventKind.TURN_FAILED,
+            {"error": "The model did not answer: try again."},
+            "The model did not answer: try again.",
+        ),
+        (EventKind.TURN_CANCELLED, {}, "Stopped."),
+        (EventKind.TURN_QUEUED, {"waits": True}, "I'll get to this once the pending approval is decided."),
+    ],
+)
+async def test_other_ends_are_one_sentence(stage, kind, data, sentence):
+    stage.tell(kind, **data)
+    await stage.delivered()
+    assert stage.read == [sentence]
+
+
+async def test_a_message_that_does_not_wait_and_a_tool_call_are_not_announced(stage):
+    stage.tell(EventKind.TURN_QUEUED, waits=False)
+    stage.tell(EventKind.TOOL_CALLED, tool_call_id="c", tool_name="uptime", args={})
+    stage.tell(EventKind.EXECUTION_STARTED, tool_call_id="c", tool_name="uptime", approval_id=None)
+    await stage.delivered()
+    assert stage.said == []
+
+
+async def test_a_card_says_all_that_an_approver_needs(stage):
+    approval = stage.open(
+        args={"service": "web", "reason": "leak of 42 MB/h"}, requested_reason="on-call asked", quorum=2, four_eyes=True
+    )
+    await stage.delivered()
+    (card,) = stage.said
+    shown = stage.slack.rendered(card)
+    for part in ("restart", ALICE, "service", '"web"', "leak of 42 MB/h", "on-call asked", "0123456789ab", "0 of 2"):
+        assert part in shown
+    buttons = stage.slack.buttons(card)
+    assert {a: b["value"] for a, b in buttons.items()} == {
+        "approval_approve": str(approval.approval_id),
+        "approval_reject": str(approval.approval_id),
+    }
+    assert (buttons["approval_approve"]["style"], buttons["approval_reject"]["style"]) == ("primary", "danger")
+
+
+async def test_a_settled_card_loses_its_buttons_and_tells_who_and_how_it_ended(stage):
+    approval = stage.open()
+    await stage.delivered()
+    bob = Person(approval.approval_id, "bob", None, BOB)
+    decided = {"decided_by": bob, "decided_at": NOW, "reason": "looks right"}
+    stage.service.change(approval.approval_id, status=ApprovalStatus.APPROVED, **decided)
+    done = {"execution": ExecutionStatus.SUCCEEDED, "result": "restarted web\n<!here>"}
+    stage.service.change(approval.approval_id, EventKind.EXECUTION_FINISHED, **done)
+    await stage.delivered()
+    (card,) = stage.said
+    shown = stage.slack.rendered(card)
+    assert stage.slack.buttons(card) == {}
+    for part in ("Approved", f"<@{BOB}>", "looks right", "Done.", "restarted web", "<!here>"):
+        assert part in shown
+    assert all("channel" not in p and "here" not in p for p in stage.slack.pings(card))
+
+
+async def test_several_changes_of_one_card_in_a_batch_are_drawn_once(stage):
+    approval = stage.open()
+    await stage.delivered()
+    await stage.stop()
+    bob = Person(approval.approval_id, "bob", None, BOB)
+    stage.service.change(approval.approval_id, status=ApprovalStatus.APPROVED, decided_by=bob, decided_at=NOW)
+    stage.service.change(approval.approval_id, EventKind.EXECUTION_STARTED, execution=ExecutionStatus.RUNNING)
+    stage.service.change(approval.approval_id, EventKind.EXECUTION_FINISHED, execution=ExecutionStatus.SUCCEEDED)
+    stage.start()
+    await stage.delivered()
+    assert len(stage.slack.called("chat.update")) == 1
+    assert "Done." in stage.read[0]
+
+
+async def test_a_card_that_reads_the_same_is_left_alone(stage):
+    approval = stage.open()
+    await stage.delivered()
+    stage.service.change(approval.approval_id)
+    await stage.delivered()
+    assert stage.slack.called("chat.update") == []
+
+
+async def test_a_decision_made_before_the_card_was_posted_is_on_it_from_the_start(stage):
+    await stage.stop()
+    approval = stage.open()
+    stage.service.change(approval.approval_id, status=ApprovalStatus.REJECTED)
+    stage.start()
+    await stage.delivered()
+    assert len(stage.said) == 1
+    assert stage.slack.buttons(stage.said[0]) == {}
+    assert stage.slack.called("chat.update") == []
+
+
+async def test_votes_short_of_the_quorum_are_shown_with_the_buttons(stage):
+    approval = stage.open(quorum=2)
+    await stage.delivered()
+    vote = Vote(Person(approval.approval_id, "bob", None, BOB), Decision.APPROVE, "fine", approval.args_digest, NOW)
+    stage.service.change(approval.approval_id, votes=(vote,))
+    await stage.delivered()
+    assert "1 of 2 approvals" in stage.read[0]
+    assert f"<@{BOB}> approved" in stage.read[0]
+    assert "approval_approve" in stage.slack.buttons(stage.said[0])
+
+
+async def test_a_pending_card_that_was_deleted_is_posted_again(stage):
+    approval = stage.open(quorum=2)
+    await stage.delivered()
+    await stage.slack.unsay(BOT_USER, OPS, stage.said[0]["ts"])
+    stage.service.change(approval.approval_id, expires_at=NOW + timedelta(hours=2))
+    await stage.delivered()
+    (card,) = stage.said
+    assert "approval_approve" in stage.slack.buttons(card)
+    stage.service.change(approval.approval_id, status=ApprovalStatus.CANCELLED)
+    await stage.delivered()
+    assert stage.slack.buttons(stage.said[0]) == {}
+
+
+async def test_a_settled_card_that_was_deleted_stays_deleted(stage):
+    approval = stage.open()
+    await stage.delivered()
+    await stage.slack.unsay(BOT_USER, OPS, stage.said[0]["ts"])
+    stage.service.change(approval.approval_id, status=ApprovalStatus.EXPIRED)
+    await stage.delivered()
+    assert stage.said == []
+
+
+async def test_a_post_whose_answer_was_lost_is_not_made_twice(stage):
+    stage.slack.drop_response_after["chat.postMessage"] = 1
+    stage.tell(EventKind.TURN_COMPLETED, reply="once")
+    await stage.delivered()
+    assert stage.read == ["once"]
+    assert len(stage.slack.called("chat.postMessage")) == 1
+
+
+async def test_a_post_that_slack_failed_is_made_after_a_look(stage):
+    stage.slack.down["chat.postMessage"] = 2
+    stage.tell(EventKind.TURN_COMPLETED, reply="at last")
+    await stage.delivered()
+    assert stage.read == ["at last"]
+
+
+async def test_a_long_outage_of_slack_loses_nothing(stage):
+    stage.slack.down["chat.postMessage"] = 7
+    stage.tell(EventKind.TURN_COMPLETED, reply="after the outage")
+    await stage.slack.until(lambda: stage.service.delivered(stage.session), 20)
+    assert stage.read == ["after the outage"]
+    assert stage.service.sessions[stage.session].postponed is not None
+
+
+async def test_rate_limits_are_waited_out(stage):
+    stage.slack.throttle["chat.postMessage"] = [0, 0]
+    stage.tell(EventKind.TURN_COMPLETED, reply="patience")
+    await stage.delivered()
+    assert stage.read == ["patience"]
+    assert stage.service.sessions[stage.session].postponed is None
+
+
+async def test_a_crash_between_post_and_record_does_not_post_twice(stage):
+    stage.service.crash_before_record.add("answer:t1:0")
+    stage.tell(EventKind.TURN_COMPLETED, reply="once")
+    await stage.delivered()
+    assert stage.read == ["once"]
+    assert len(stage.slack.called("conversations.replies")) == 1
+
+
+async def test_a_card_found_after_a_crash_is_brought_up_to_date(stage):
+    await stage.stop()
+    approval = stage.open()
+    stage.service.crash_before_record.add(f"approval:{approval.approval_id}")
+    original = stage.service.retry_delivery
+
+    async def settled_meanwhile(*args, **kwargs):
+        stage.service.change(approval.approval_id, status=ApprovalStatus.REJECTED)
+        await original(*args, **kwargs)
+
+    stage.service.retry_delivery = settled_meanwhile
+    stage.start()
+    await stage.delivered()
+    (card,) = stage.said
+    assert stage.slack.buttons(card) == {}
+
+
+@pytest.mark.parametrize("trouble", ["not_in_channel", "is_archived"])
+async def test_a_place_that_is_gone_does_not_hold_up_the_cursor(stage, trouble):
+    if trouble == "is_archived":
+        stage.slack.channels[OPS]["is_archived"] = True
+    else:
+        stage.slack.channels[OPS]["members"].discard(BOT_USER)
+    stage.tell(EventKind.TURN_COMPLETED, reply="to nobody")
+    await stage.delivered()
+    assert stage.said == []
+
+
+async def test_an_answer_that_slack_refuses_as_blocks_is_posted_as_plain_text(stage, mocker):
+    real = stage.slack._content
+
+    def no_markdown(args, limit):
+        if any(b["type"] == "markdown" for b in args.get("blocks") or []):
+            raise SlackError("invalid_blocks")
+        return real(args, limit)
+
+    from tests.fakes.slack_workspace import SlackError
+
+    mocker.patch.object(stage.slack, "_content", no_markdown)
+    stage.tell(EventKind.TURN_COMPLETED, reply="word " * 1500)
+    await stage.delivered()
+    assert "".join(stage.read).count("word") == 1500
+
+
+async def test_the_threads_status_follows_the_turn(stage):
+    stage.tell(EventKind.TURN_STARTED)
+    await stage.slack.until(lambda: stage.slack.agent_sessions)
+    stage.tell(EventKind.TURN_WAITING, approval_ids=[])
+    await stage.slack.until(lambda: stage.slack.agent_sessions[OPS, stage.root]["status"] == "suspended")
+    stage.tell(EventKind.TURN_COMPLETED, reply="done")
+    await stage.slack.until(lambda: stage.slack.agent_sessions[OPS, stage.root]["status"] == "active")
+
+
+async def test_a_status_that_fails_delays_and_loses_nothing(stage):
+    stage.slack.scopes = set(NEEDED_SCOPES)
+    stage.slack.down["agents.sessions.setStatus"] = 100
+    stage.tell(EventKind.TURN_STARTED)
+    stage.tell(EventKind.TURN_COMPLETED, reply="done")
+    await stage.delivered()
+    assert stage.read == ["done"]
+
+
+async def test_news_that_no_notice_told_of_is_found_at_the_start(stage):
+    await stage.stop()
+    stage.service.append(stage.session, EventKind.TURN_COMPLETED, quietly=True, turn_id="t1", reply="found")
+    stage.start()
+    await stage.delivered()
+    assert stage.read == ["found"]
+
+
+async def test_many_threads_are_all_delivered(stage):
+    roots = [(await stage.slack.say(ALICE, f"thread {i}"))["ts"] for i in range(45)]
+    for root in roots:
+        session = stage.service.session(OPS, root)
+        stage.service.append(session, EventKind.TURN_COMPLETED, turn_id=root, reply=f"answer in {root}")
+    await stage.slack.until(lambda: all(stage.slack.bot_says(OPS, r) for r in roots), 20)
+    assert all(len(stage.slack.bot_says(OPS, r)) == 1 for r in roots)
+
+
+async def test_a_presenter_that_stops_hands_back_what_it_could_not_finish(stage, mocker):
+    mocker.patch("bot.presenter.GRACE_S", 0.05)
+    stage.slack.slow["chat.postMessage"] = 30
+    stage.tell(EventKind.TURN_COMPLETED, reply="later")
+    await stage.slack.until(lambda: stage.slack.called("chat.postMessage"))
+    await stage.stop()
+    session = stage.service.sessions[stage.session]
+    assert (session.owner, session.delivered_seq) == (None, 0)
+    assert session.postponed == 0.0
+
+
+async def test_a_presenter_that_lost_its_lease_stops_posting(stage, mocker):
+    mocker.patch("bot.presenter.RENEW_S", 0.01)
+    stage.service.renewable = False
+    stage.slack.slow["chat.postMessage"] = 0.5
+    for i in range(3):
+        stage.service.append(
+            stage.session, EventKind.TURN_COMPLETED, quietly=i < 2, turn_id=f"t{i}", reply=f"answer {i}"
+        )
+    await stage.slack.until(lambda: stage.service.sessions[stage.session].postponed == 0.0)
+    assert stage.said == []
+
+
+LARGE = {"script": "echo one; " * 2000, "target": "web"}
+
+
+async def test_approve_is_not_offered_where_the_arguments_do_not_fit(stage):
+    stage.open(args=LARGE)
+    await stage.delivered()
+    (card,) = stage.said
+    assert set(stage.slack.buttons(card)) == {"approval_arguments", "approval_reject"}
+    assert check_blocks(card["blocks"]) == []
+
+
+async def test_arguments_too_large_for_slack_come_as_a_file_and_are_decided_elsewhere(stage):
+    args = {"script": "echo one; " * 40_000}
+    stage.open(args=args)
+    await stage.delivered()
+    card, file = stage.said
+    assert set(stage.slack.buttons(card)) == {"approval_reject"}
+    assert "over REST" in stage.slack.rendered(card)
+    (upload,) = stage.slack.uploads.values()
+    assert json.dumps(args["script"]) in upload.content.decode()
+    assert file["files"][0]["id"] == upload.file_id
