@@ -205,9 +205,7 @@ class Accounts(Part):
             changed = await _read(tx, by.user_id)
             given = {"email": email, "display_name": display_name, "password": hashed}
             fields = sorted(name for name, value in given.items() if value is not None)
-            await audit.record(
-                tx, Kind.USER_CHANGED, actor=by.user_id, subject=by.user_id, data={"fields": fields}
-            )
+            await audit.record(tx, Kind.USER_CHANGED, actor=by.user_id, subject=by.user_id, data={"fields": fields})
         return changed
 
     async def _new_password(self, by: Principal, password: str, current: str | None) -> str:

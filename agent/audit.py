@@ -30,8 +30,8 @@ class Kind(StrEnum):
     LOGIN = "user.login"
     LOGIN_FAILED = "user.login_failed"
     LOGOUT = "user.logout"
-    TOKEN_CREATED = "token.created"
-    TOKEN_REVOKED = "token.revoked"
+    TOKEN_CREATED = "token.created"  # noqa: S105
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The service's part for credentials: access tokens, service tokens, and a cache that never outlives a change."""
 
-import time
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from agent import audit, tokens, users
@@ -10,6 +10,7 @@ from agent.accounts import AdminsOnly
 from agent.audit import Kind
 from agent.errors import Conflict, Invalid, NotFound
 from agent.house import Part, before, cursor_of
+from agent.identities import Authenticated
 from agent.tokens import BadToken
 from agent.types import Page, Principal, Role
 from db import queries
@@ -18,17 +19,6 @@ sql = queries.load("accounts")
 
 SCOPES = ("read", "chat", "approve", "admin")
 LONGEST_DAYS = 366
-_CACHED_S = 30.0
-_CACHED = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Authenticated:
-    """Who a credential is; `scopes` None means all that the role may do."""
-
-    principal: Principal
-    scopes: frozenset[str] | None
-    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +104,7 @@ class Authentication(Part):
                 expires_in_days * 86_400.0,
             )
             if row is None:
-                raise TokenNameTaken(f"There is a token named {name!r} already; revoke it first or choose another name.")
+                raise TokenNameTaken(f"There is a token named {name!r} already; revoke it or choose another name.")
             data = {"name": name, "scopes": row["scopes"], "role": role.value}
             await audit.record(tx, Kind.TOKEN_CREATED, actor=by.user_id, subject=token_id, data=data)
         return _token(row, role), secret
@@ -140,49 +130,14 @@ class Authentication(Part):
             await audit.record(tx, Kind.TOKEN_REVOKED, actor=by.user_id, subject=token_id, data={"name": row["name"]})
 
 
-class Identities:
-    """Who tokens are, remembered briefly; a change of a user's row, on any replica, forgets them at once."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, tuple[float, Authenticated]] = {}
-        self.generation = 0
-
-    def get(self, token: str) -> Authenticated | None:
-        entry = self._known.get(tokens.hashed(token))
-        if entry is None or entry[0] < time.monotonic() or _is_over(entry[1]):
-            return None
-        return entry[1]
-
-    def put(self, token: str, found: Authenticated, seen: int) -> None:
-        """Remember, unless some user's row changed since `seen`: what was read may be older than the change."""
-        if seen != self.generation:
-            return
-        if len(self._known) >= _CACHED:
-            self._known.clear()
-        self._known[tokens.hashed(token)] = (time.monotonic() + _CACHED_S, found)
-
-    def forget(self, user_id: UUID | None) -> None:
-        """Forget a user, or everybody where it can't be told who changed."""
-        self.generation += 1
-        if user_id is None:
-            self._known.clear()
-            return
-        self._known = {key: entry for key, entry in self._known.items() if entry[1].principal.user_id != user_id}
-
-
-def _is_over(found: Authenticated) -> bool:
-    return found.expires_at is not None and found.expires_at.timestamp() <= time.time()
-
-
-def _token(row: object, role: Role) -> ServiceToken:
-    read = row.__getitem__  # pyright: ignore[reportAttributeAccessIssue]
+def _token(row: Any, role: Role) -> ServiceToken:
     return ServiceToken(
-        token_id=read("token_id"),
-        name=read("name"),
-        user_id=read("user_id"),
+        token_id=row["token_id"],
+        name=row["name"],
+        user_id=row["user_id"],
         role=role,
-        scopes=tuple(read("scopes")),
-        created_at=read("created_at"),
-        expires_at=read("expires_at"),
-        revoked_at=read("revoked_at"),
+        scopes=tuple(row["scopes"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
     )

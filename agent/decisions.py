@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from agent import events, sessions, turns, users
+from agent import audit, events, sessions, turns, users
 from agent.approvals import policy, store
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.store import ApprovalNotFound
@@ -17,6 +17,7 @@ from agent.approvals.types import (
     InvalidArguments,
     NotAnApprover,
 )
+from agent.audit import Kind
 from agent.errors import Invalid
 from agent.house import FIRST, Part, before, cursor_of
 from agent.ports import DirectoryUnavailable
@@ -137,7 +138,19 @@ class Decisions(Part):
             await events.append(tx, approval.session_id, EventKind.APPROVAL_CHANGED, data, turn_id=approval.turn_id)
             if settled.is_settled:
                 await dispatch.wake(tx, approval.session_id)
+            await self._note(tx, person, settled, decision, reason)
         return settled
+
+    async def _note(self, tx: Tx, person: Principal, settled: Approval, decision: Decision, reason: str | None) -> None:
+        kind = Kind.APPROVAL_SETTLED if settled.is_settled else Kind.APPROVAL_VOTED
+        data = {
+            "decision": decision.value,
+            "status": settled.status.value,
+            "tool_name": settled.tool_name,
+            "args_digest": settled.args_digest,
+            "reason": reason,
+        }
+        await audit.record(tx, kind, actor=person.user_id, subject=settled.approval_id, data=data)
 
     async def _prepare(
         self, approval_id: UUID, by: Principal | ChatUser
@@ -208,7 +221,10 @@ class Decisions(Part):
                 raise _KeyTaken
             approval_id = await self._open(tx, asked, turn, listed, ruling)
             await dispatch.wake(tx, session_id)
-            return await store.read(tx, approval_id)
+            approval = await store.read(tx, approval_id)
+            data = {"tool_name": listed.spec.name, "args_digest": approval.args_digest, "status": approval.status.value}
+            await audit.record(tx, Kind.APPROVAL_OPENED, actor=user.user_id, subject=approval_id, data=data)
+            return approval
 
     async def _permitted(self, tx: Tx, asked: _Asked, user: Principal) -> tuple[Listed, Ruling]:
         """Return the tool and what policy says of the call; raises where it may not even be asked for."""

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from agent import events, ledger, sessions, transcript, turns
+from agent import audit, events, ledger, sessions, transcript, turns
 from agent.approvals import store
 from agent.approvals.types import ApprovalStatus
 from agent.turns import OpenTurn
@@ -122,6 +122,10 @@ class Endings:
                 data = {"approval_id": str(row["approval_id"]), "status": ApprovalStatus.EXPIRED.value}
                 await events.append(tx, row["session_id"], EventKind.APPROVAL_CHANGED, data, turn_id=turn_id)
                 await dispatch.wake(tx, row["session_id"])
+                settled = {"status": ApprovalStatus.EXPIRED.value}
+                await audit.record(
+                    tx, audit.Kind.APPROVAL_SETTLED, actor=None, subject=row["approval_id"], data=settled
+                )
 
     async def expire_sessions(self) -> None:
         """Delete sessions whose time is over, as their owner would."""

@@ -28,13 +28,14 @@ async def read(tx: Tx, session_id: UUID, *, after: int, limit: int) -> list[Even
 
 
 class Hub:
-    """Tells this process's waiters of new events and of cancellations, over one LISTEN connection."""
+    """Tells this process's waiters of new events, cancellations and changed users, over one LISTEN connection."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sessions: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
         self._doors: defaultdict[str, set[asyncio.Queue[UUID | None]]] = defaultdict(set)
         self.on_cancel: Callable[[UUID | None], None] = lambda _session_id: None
+        self.on_user_change: Callable[[UUID | None], None] = lambda _user_id: None
 
     async def run(self) -> None:
         """Listen until cancelled; after a lost connection everyone is told to look again."""
@@ -42,11 +43,15 @@ class Hub:
             {
                 "opsagent_events": self._heard,
                 "opsagent_cancel": self._cancelled,
+                "opsagent_users": self._user_changed,
             }
         )
 
     def _cancelled(self, payload: str | None) -> None:
         self.on_cancel(UUID(payload) if payload else None)
+
+    def _user_changed(self, payload: str | None) -> None:
+        self.on_user_change(UUID(payload) if payload else None)
 
     def _heard(self, payload: str | None) -> None:
         if payload is None:

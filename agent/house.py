@@ -11,8 +11,11 @@ from agent import users
 from agent.endings import Endings
 from agent.errors import Invalid, NotAllowed
 from agent.events import Hub
-from agent.ports import DirectoryUnavailable, GroupDirectory, ProfileDirectory
+from agent.identities import Identities
+from agent.ports import Courier, DirectoryUnavailable, GroupDirectory, ProfileDirectory
 from agent.run import Limits
+from agent.throttle import Throttle
+from agent.tokens import Signer
 from agent.types import ChatUser, Principal
 from db.database import Database, Tx
 
@@ -27,9 +30,13 @@ class House:
     hub: Hub
     endings: Endings
     limits: Limits
+    signer: Signer
+    identities: Identities
+    throttle: Throttle
     approvers: tuple[str, ...] = ()
     groups: GroupDirectory | None = None
     profiles: ProfileDirectory | None = None
+    courier: Courier | None = None
 
 
 class Disabled(NotAllowed):

@@ -25,6 +25,12 @@ class GroupDirectory(Protocol):
         ...
 
 
+class Courier(Protocol):
+    async def send(self, team: str, user: str, text: str) -> None:
+        """Send one person a private message. Raises DirectoryUnavailable."""
+        ...
+
+
 class ProfileDirectory(Protocol):
     async def profile(self, team: str, user: str) -> ChatProfile:
         """Return a user's profile. Raises DirectoryUnavailable."""

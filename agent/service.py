@@ -1,14 +1,17 @@
 """The one way in: every command of every door is a method here, and each is one transaction."""
 
+from agent.accounts import Accounts
+from agent.authentication import Authentication
 from agent.conversations import Conversations, Submitted, TurnView
 from agent.decisions import Decisions
 from agent.outgoing import Outgoing
+from agent.records import Records
 from agent.toolbox import Toolbox, ToolView
 
 __all__ = ["AgentService", "Submitted", "ToolView", "TurnView"]
 
 
-class AgentService(Conversations, Decisions, Toolbox, Outgoing):
+class AgentService(Conversations, Decisions, Toolbox, Accounts, Authentication, Records, Outgoing):
     """What doors call. It never decides by what a door says, only by what is stored.
 
     The parts share one `House` (see agent.house) and are apart only so that each can be read on its own.

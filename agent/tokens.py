@@ -84,4 +84,3 @@ def key_id(key: str) -> str:
 
 def _derived(key: str) -> bytes:
     return hashlib.sha256(b"opsagent access tokens\x00" + key.encode()).digest()
-

@@ -1,11 +1,12 @@
 """The service's part for tools and the policy rows on them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import UUID
 
-from agent import users
+from agent import audit, users
 from agent.approvals import policy
 from agent.approvals.policy import Row, Rule, Verdict
+from agent.audit import Kind
 from agent.errors import NotAllowed
 from agent.house import Part
 from agent.tools import catalogue
@@ -58,6 +59,8 @@ class Toolbox(Part):
             _, own = await catalogue.rows(tx, tool_id, user_id or acting.user_id)
             beneath = None if is_admin or own is None else own.rule if own.by_admin else own.beneath
             at = await catalogue.save_row(tx, spec, rule, user_id=user_id, by_admin=is_admin, beneath=beneath)
+            data = {"tool_name": spec.name, "user_id": user_id, "rule": asdict(rule)}
+            await audit.record(tx, Kind.POLICY_SET, actor=acting.user_id, subject=tool_id, data=data)
         return ToolApproval(tool_id, spec.name, user_id, rule, at)
 
 

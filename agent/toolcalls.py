@@ -10,10 +10,11 @@ from uuid import UUID, uuid4
 import structlog
 from langchain_core.messages import ToolCall, ToolMessage
 
-from agent import events, ledger, sessions, transcript, users
+from agent import audit, events, ledger, sessions, transcript, users
 from agent.approvals import policy, store
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.types import Approval, ApprovalStatus, ExecutionStatus, InvalidArguments
+from agent.audit import Kind
 from agent.ports import DirectoryUnavailable, GroupDirectory
 from agent.run import Limits, Run
 from agent.tools import catalogue
@@ -168,6 +169,8 @@ class ToolCalls:
             ruling=ruling,
         )
         await self._tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
+        opened = {"tool_name": tool.spec.name, "args_digest": store.digest(canonical), "status": "pending"}
+        await audit.record(tx, Kind.APPROVAL_OPENED, actor=run.requester.user_id, subject=approval_id, data=opened)
         return Waiting(approval_id)
 
     def _ruling(self, args: dict[str, Any], tool: Tool, default: policy.Row | None, own: policy.Row | None) -> Ruling:
@@ -240,7 +243,7 @@ class ToolCalls:
     async def _claim(
         self, tx: Tx, run: Run, call: ToolCall, tool: Tool, args: dict[str, Any], *, approval: Approval | None
     ) -> _Step:
-        approval_id = approval.approval_id if approval else None
+        approval_id, digest = approval.approval_id if approval else None, store.digest(store.canonical(args))
         won = await ledger.claim(
             tx,
             run.session_id,
@@ -249,13 +252,14 @@ class ToolCalls:
             approval_id=approval_id,
             tool_id=tool.spec.tool_id,
             tool_name=tool.spec.name,
-            args_digest=store.digest(store.canonical(args)),
+            args_digest=digest,
         )
         if not won:
             raise RuntimeError("The ledger has a claim that was not there a moment ago, under the thread's lock.")
         if approval_id is not None:
             await tx.execute(store.sql.handle, approval_id)
         await self._tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, tool.spec.name, approval_id)
+        await self._note(tx, run, call, Kind.EXECUTION_STARTED, tool.spec.name, approval_id, digest=digest)
         return _Claimed(tool, args, approval)
 
     async def _take_up(
@@ -306,6 +310,16 @@ class ToolCalls:
         await self._append(tx, run, call, result.text)
         await self._tell_execution(
             tx, run, call, EventKind.EXECUTION_FINISHED, name, approval_id, status=result.outcome.value
+        )
+        await self._note(
+            tx,
+            run,
+            call,
+            Kind.EXECUTION_FINISHED,
+            name,
+            approval_id,
+            status=result.outcome.value,
+            result_digest=store.digest(result.text),
         )
         return _message(call, result.text, failed=result.outcome is not Outcome.SUCCEEDED)
 
@@ -365,6 +379,13 @@ class ToolCalls:
             tool_call_id=str(call["id"]),
             tool_name=call["name"],
         )
+
+    async def _note(
+        self, tx: Tx, run: Run, call: ToolCall, kind: Kind, name: str, approval_id: UUID | None, **data: Any
+    ) -> None:
+        """Write the audit entry; it comes last in its transaction."""
+        body = {"tool_name": name, "tool_call_id": call["id"], "session_id": run.session_id, **data}
+        await audit.record(tx, kind, actor=run.requester.user_id, subject=approval_id or str(call["id"]), data=body)
 
     async def _tell(self, tx: Tx, run: Run, kind: EventKind, **data: Any) -> None:
         await events.append(tx, run.session_id, kind, data, turn_id=run.turn_id, epoch=run.epoch)

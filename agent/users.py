@@ -12,6 +12,14 @@ from db.database import Database, Tx
 
 sql = queries.load("users")
 
+
+class UserNotFound(NotFound):
+    code = "user_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such user.")
+
+
 API_KEY_USER = UUID("00000000-0000-4000-8000-000000000001")
 GROUP_FRESH_S = 60
 
@@ -48,7 +56,7 @@ async def read(tx: Tx, user_id: UUID) -> Principal:
     """Raises NotFound."""
     row = await tx.fetchrow(sql.read, user_id)
     if row is None:
-        raise NotFound("There is no such user.")
+        raise UserNotFound
     return principal(row)
 
 

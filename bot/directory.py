@@ -8,6 +8,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from agent.ports import ChatProfile, DirectoryUnavailable
 from bot.client import FAILURES, code_of, web_client
+from bot.mrkdwn import escape
 
 _UNKNOWN_USER = {"user_not_found", "users_not_found", "user_not_visible"}
 _UNKNOWN_GROUP = {"no_such_subteam", "subteam_not_found"}
@@ -48,6 +49,17 @@ class SlackProfiles(_Asking):
                 return ChatProfile(display_name=None, email=None, is_guest=True, is_bot=False, deleted=False)
             raise DirectoryUnavailable(_sentence(f"the profile of {user}", error)) from error
         return _profile(team, answer.get("user") or {})
+
+
+class SlackCourier(_Asking):
+    """A Courier: private messages from the bot."""
+
+    async def send(self, team: str, user: str, text: str) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._client.chat_postMessage(channel=user, text=escape(text), mrkdwn=False)
+        except FAILURES as error:
+            raise DirectoryUnavailable(_sentence(f"a message to {user}", error)) from error
 
 
 def _profile(team: str, found: dict[str, Any]) -> ChatProfile:

@@ -45,7 +45,7 @@ def build_ingress(service: "AgentService", client: AsyncWebClient, errands: Erra
         event = payloads.event_type(req.body)
         if event is None:
             return await next_()
-        if event in ("app_uninstalled", "tokens_revoked"):
+        if event in payloads.FAREWELLS:
             log.warning("slack.uninstalled", slack_event=event)
         return _ack()
 

@@ -16,6 +16,10 @@ APPROVE, REJECT, SHOW_ARGUMENTS = "approval_approve", "approval_reject", "approv
 REVIEW = "approval_review"
 """The callback id of the modal that shows a large call in full and approves it."""
 
+MESSAGE_EVENTS = ("message", "app_mention")
+STOP_EVENT = "agent_session_stopped"
+FAREWELLS = ("app_uninstalled", "tokens_revoked")
+
 _FROM_PEOPLE = {None, "file_share", "thread_broadcast"}
 _DECISIONS = {APPROVE: Decision.APPROVE, REJECT: Decision.REJECT}
 _ENTITY = re.compile(r"<([^<>]*)>")
@@ -87,9 +91,9 @@ def parsed(body: Body) -> Parsed | None:
     """Return what this request asks of us, or None where it is not for us."""
     if body.get("type") == "event_callback":
         event = body.get("event") or {}
-        if event.get("type") in ("message", "app_mention"):
+        if event.get("type") in MESSAGE_EVENTS:
             return _incoming(body, event)
-        return _stop(body, event) if event.get("type") == "agent_session_stopped" else None
+        return _stop(body, event) if event.get("type") == STOP_EVENT else None
     if body.get("type") == "block_actions":
         return _click(body)
     return _review(body) if body.get("type") == "view_submission" else None

@@ -123,6 +123,9 @@ class Presenter:
                 await self._renderer.render(place, event, draws=event.seq not in skipped)
                 progress.seq = event.seq
             more = await self._service.finish_delivery(session_id, self._owner, delivered_seq=progress.seq)
+            if more and not events:
+                # What was to come has been cleared meanwhile: ask again at leisure, not in a loop.
+                raise TryLater("nothing_to_read")
 
     async def _later(
         self, delivery: "Delivery", progress: "_Progress", *, reason: str, after_s: float | None = None

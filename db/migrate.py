@@ -6,6 +6,7 @@ because Alembic and SQLAlchemy cost 50 MB that a server need not keep.
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import asyncpg
 
 DSN_VARIABLE = "OPSAGENT_MIGRATE_DSN"
 _HERE = Path(__file__).parent / "migrations"
+_ERROR = re.compile(r"[a-zA-Z_][\w.]*\.\w+: |\w*(?:Error|Exception): ")
 _LOCK = 5_214_003_201  # an arbitrary key of our own for pg_advisory_lock
 HEAD = max(path.name[:4] for path in (_HERE / "versions").glob("[0-9]*.py"))
 
@@ -47,9 +49,14 @@ async def migrate(dsn: str) -> bool:
     )
     output, _ = await process.communicate()
     if process.returncode:
-        last = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise MigrationFailed(f"The database could not be migrated: {last[-1]}")
+        raise MigrationFailed(f"The database could not be migrated: {_reason(output.decode(errors='replace'))}")
     return True
+
+
+def _reason(output: str) -> str:
+    """Return the line of a traceback that names its error; PostgreSQL's own go on with where and what else."""
+    lines = output.strip().splitlines() or ["it said nothing"]
+    return next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1])
 
 
 def _upgrade(dsn: str) -> None:

@@ -1,6 +1,7 @@
 """Where every constructor is called: settings in, a runtime out."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from agent.endings import Endings
 from agent.events import Hub
 from agent.graph.nodes import Nodes
 from agent.house import House
-from agent.ports import GroupDirectory, ProfileDirectory
+from agent.identities import Identities
+from agent.ports import Courier, GroupDirectory, ProfileDirectory
 from agent.run import Limits
 from agent.service import AgentService
+from agent.throttle import Throttle
+from agent.tokens import Signer
 from agent.toolcalls import ToolCalls
 from agent.tools import catalogue
 from agent.tools.base import ToolSource
@@ -78,6 +82,8 @@ async def open_core(
     limits: Limits | None = None,
     groups: GroupDirectory | None = None,
     profiles: ProfileDirectory | None = None,
+    courier: Courier | None = None,
+    signing_keys: tuple[str, ...] = (),
     concurrency: int = 20,
     asyncpg_pool: int = 10,
     psycopg_pool: int = 8,
@@ -95,7 +101,22 @@ async def open_core(
         nodes = Nodes(database, model, registry, calls, hub, limits)
         turns = TurnWorker(database, pool, nodes, calls, endings, limits=limits, profiles=profiles)
         hub.on_cancel = turns.cancel_requested
-        house = House(database, hub, endings, limits, approvers, groups, profiles)
+        identities = Identities()
+        hub.on_user_change = identities.forget
+        house = House(
+            database=database,
+            hub=hub,
+            endings=endings,
+            limits=limits,
+            # Without a key (a script that only reads) tokens are signed with one that nobody else has.
+            signer=Signer(signing_keys or (secrets.token_hex(32),)),
+            identities=identities,
+            throttle=Throttle(database),
+            approvers=approvers,
+            groups=groups,
+            profiles=profiles,
+            courier=courier,
+        )
         yield Core(
             database=database,
             hub=hub,

@@ -93,6 +93,7 @@ class SlackParts:
     client: Any
     groups: Any
     profiles: Any
+    courier: Any
 
 
 def slack_parts(settings: Settings) -> SlackParts | None:
@@ -101,10 +102,10 @@ def slack_parts(settings: Settings) -> SlackParts | None:
         return None
     # Half a second of imports: only who uses Slack pays for it.
     from bot.client import web_client
-    from bot.directory import SlackGroups, SlackProfiles
+    from bot.directory import SlackCourier, SlackGroups, SlackProfiles
 
     client = web_client(settings.slack_bot_token.get_secret_value(), settings.slack_api_url)
-    return SlackParts(client, SlackGroups(client), SlackProfiles(client))
+    return SlackParts(client, SlackGroups(client), SlackProfiles(client), SlackCourier(client))
 
 
 @asynccontextmanager
@@ -124,6 +125,8 @@ async def open_product(
             limits=limits(settings),
             groups=slack.groups if slack else None,
             profiles=slack.profiles if slack else None,
+            courier=slack.courier if slack else None,
+            signing_keys=tuple(key.get_secret_value() for key in settings.secret_keys),
             concurrency=settings.worker_concurrency,
             asyncpg_pool=settings.asyncpg_pool_size,
             psycopg_pool=settings.psycopg_pool_size,

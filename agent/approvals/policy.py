@@ -177,16 +177,16 @@ def groups_needed(entries: Collection[str]) -> list[str]:
 def may_decide(by: Principal, approvers: Collection[str], *, groups: Mapping[str, Collection[str]]) -> bool:
     """Return whether a person has standing under these entries: chat user ids, group ids, usernames, `role:<role>`.
 
-    Chat display names never match; a username matches accounts that log in here, never a chat user's name.
+    Chat display names never match, and a chat user who has no account here has no username that could.
     """
     if by.disabled or by.external:
         return False
     if by.role is Role.ADMIN or f"{ROLE_PREFIX}{by.role}" in approvers:
         return True
-    if by.chat_user is not None:
-        return by.chat_user in approvers or any(
-            by.chat_user in groups.get(group, ()) for group in groups_needed(approvers)
-        )
+    if by.chat_user is not None and (
+        by.chat_user in approvers or any(by.chat_user in groups.get(group, ()) for group in groups_needed(approvers))
+    ):
+        return True
     return by.username.lower() in {entry.lower() for entry in approvers if _is_username(entry)}
 
 

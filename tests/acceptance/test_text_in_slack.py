@@ -23,8 +23,8 @@ async def world(server: str, template: str) -> AsyncIterator[World]:
 
 async def test_a_long_answer_with_code_and_tables_arrives_whole_in_parts_that_slack_takes(world: World) -> None:
     slack = world.slack
-    rows = "\n".join(f"| row {n:05} | value {n * 7:06} |" for n in range(900))
-    code = "\n".join(f"print('code line {n:05}')" for n in range(900))
+    rows = "\n".join(f"| row {n:05} | number {n * 7:06} |" for n in range(950))
+    code = "\n".join(f"print('code line {n:05}')" for n in range(950))
     text = f"# Long\n\n```python\n{code}\n```\n\n| name | number |\n|---|---|\n{rows}\n\nThe very end."
     assert len(text) > 50_000
     world.tongyi.queue.append(Answer(text=text))
@@ -33,10 +33,10 @@ async def test_a_long_answer_with_code_and_tables_arrives_whole_in_parts_that_sl
 
     await slack.bot_message(OPS, asked["ts"], containing="The very end.", timeout=30)
     said = "\n".join(slack.rendered(message) for message in slack.bot_says(OPS, asked["ts"]))
-    places = [said.find(f"code line {n:05}") for n in range(900)] + [said.find(f"row {n:05}") for n in range(900)]
+    places = [said.find(f"code line {n:05}") for n in range(950)] + [said.find(f"row {n:05}") for n in range(950)]
     assert -1 not in places
     assert places == sorted(places)
-    assert all(f"value {n * 7:06}" in said for n in range(900))
+    assert all(f"number {n * 7:06}" in said for n in range(950))
     assert slack.refused == []
 
 

@@ -21,9 +21,18 @@ MCP_SECRET = "canary-mcp-header-value"
 class World:
     """`async with World(dsn) as world`; products of the same world share home and database."""
 
-    def __init__(self, dsn: str, *, http: bool = False, slack: bool = True, start: bool = True, **settings: str):
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        http: bool = False,
+        slack: bool = True,
+        start: bool = True,
+        workspace: type[FakeSlack] = FakeSlack,
+        **settings: str,
+    ) -> None:
         self.dsn = dsn.replace("postgres@", f"postgres:{DB_PASSWORD}@", 1)
-        self.slack = FakeSlack(
+        self.slack = workspace(
             bot_token="xoxb-canary-bot-token",
             app_token="xapp-canary-app-token",
             signing_secret="canary-signing-secret",
@@ -55,11 +64,12 @@ class World:
         await self._end()
 
     async def _end(self) -> None:
+        logs: list[str] = []
+        self._stack.callback(lambda: logs.extend(product.logs() for product in self.products))
         for product in self.products:
             self._stack.push_async_callback(product.close)
-        logs = "\n".join(product.logs() for product in self.products)
         await self._stack.aclose()
-        assert not self.leaked(logs), f"secrets stand in the logs: {self.leaked(logs)}"
+        assert not self.leaked("\n".join(logs)), f"secrets stand in the logs: {self.leaked(''.join(logs))}"
 
     def _mcp_entry(self) -> dict[str, Any]:
         return {

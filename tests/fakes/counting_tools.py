@@ -83,7 +83,8 @@ class CountingTools:
     async def change(self, name: str) -> None:
         """Give a tool another description, as a server does that changes under its users."""
         tool = self._tools[name]
-        tool.spec = replace(tool.spec, description="other", schema_hash=schema_hash(name, "other", _SCHEMA))
+        spec = replace(tool.spec, description="other", schema_hash=schema_hash(name, "other", _SCHEMA))
+        self._tools[name] = replace(tool, spec=spec)
         if self._changed:
             await self._changed()
 

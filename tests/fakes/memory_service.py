@@ -369,8 +369,10 @@ class MemoryService:
         return TurnView(self._turn(turn_id), pending)
 
     def _stands(self, turn_id: UUID) -> bool:
-        status = self._turn(turn_id).status
-        return status.is_final or status is TurnStatus.AWAITING_APPROVAL
+        turn = self._turn(turn_id)
+        if turn.status is TurnStatus.QUEUED:
+            return any(t.status is TurnStatus.AWAITING_APPROVAL for t in self.kept[turn.session_id].turns)
+        return turn.status.is_final or turn.status is TurnStatus.AWAITING_APPROVAL
 
     def _change(self, turn: Turn, **changes: Any) -> Turn:
         turns = self.kept[turn.session_id].turns

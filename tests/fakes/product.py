@@ -20,7 +20,7 @@ from tests.fakes.mcp_servers import free_port
 OPSAGENT = str(Path(sys.executable).with_name("opsagent"))
 API_KEY = "canary-api-key-0123456789abcdefghijkl"
 SECRET_KEY = "canary-secret-key-0123456789abcdefghijkl"
-_INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_INHERITED = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 
 
 def make_home() -> Path:

@@ -21,6 +21,8 @@ from agent.deliveries import Delivery, Post
 from agent.errors import NotFound, Refusal
 from agent.types import Address, ChatUser, Event, EventKind, Person, Principal, Role, ThreadKey
 
+_PROMPT_RETRIES = 10
+"""So many retries come at once; a later one would come after the presenter's own sweep."""
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
 
@@ -47,6 +49,7 @@ class FakeSession:
     owner: UUID | None = None
     attempts: int = 0
     postponed: float | None = None
+    cleared_to: int = 0
     posts: dict[str, Post] = field(default_factory=dict[str, Post])
 
 
@@ -200,7 +203,12 @@ class FakeService:
 
     async def read_events(self, session_id: UUID, *, after: int = 0, limit: int = 500) -> list[Event]:
         self._reach()
-        return [e for e in self.sessions[session_id].events if e.seq > after][:limit]
+        session = self.sessions[session_id]
+        return [e for e in session.events if e.seq > max(after, session.cleared_to)][:limit]
+
+    def clear(self, session_id: UUID) -> None:
+        """Have its owner clear the session's history, also what no door has rendered yet."""
+        self.sessions[session_id].cleared_to = len(self.sessions[session_id].events)
 
     async def lease_deliveries(
         self, door: str, owner: UUID, *, limit: int = 20, only: UUID | None = None
@@ -233,7 +241,7 @@ class FakeService:
         session.delivered_seq = max(session.delivered_seq, delivered_seq)
         if session.owner == owner:
             session.owner, session.attempts, session.postponed = None, session.attempts + 1, after_s
-            for queue in self._doors:
+            for queue in self._doors if session.attempts < _PROMPT_RETRIES else ():
                 queue.put_nowait(None)
 
     async def begin_post(self, session_id: UUID, key: str, digest: str) -> Post:

@@ -7,6 +7,7 @@ import { SessionView } from "./session.js";
 
 const STATUSES = ["pending", "approved", "rejected", "expired", "cancelled"];
 const IDEAS = ["What can you do?", "Which tools do you have?", "Is anything unhealthy right now?"];
+const DEMO_IDEAS = ["What can you do?", "Status of web", "Restart web because it leaks memory"];
 const state = { sessions: [], cursor: null, view: null, status: "pending", waiting: 0, signedIn: false };
 
 // Getting in
@@ -39,6 +40,7 @@ async function open() {
   byId("door").hidden = true;
   byId("app").hidden = false;
   byId("demo").hidden = !info.demo;
+  showIdeas(info.demo ? DEMO_IDEAS : IDEAS);
   byId("who").textContent = `${info.user.username} · ${info.role}`;
   await attempt(listSessions);
   route();
@@ -198,7 +200,7 @@ function resize() {
   box.style.height = `${Math.min(box.scrollHeight, 220)}px`;
 }
 
-byId("ideas").append(...IDEAS.map((idea) => el("button", { type: "button", class: "idea", onclick: () => {
+const showIdeas = (ideas) => byId("ideas").replaceChildren(...ideas.map((idea) => el("button", { type: "button", class: "idea", onclick: () => {
   box.value = idea;
   byId("composer").requestSubmit();
 } }, idea)));

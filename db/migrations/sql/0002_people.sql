@@ -66,7 +66,7 @@ CREATE INDEX audit_log_of_kind ON audit_log (kind, id);
 CREATE INDEX audit_log_of_subject ON audit_log (subject, id);
 
 CREATE TABLE audit_head (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     id bigint NOT NULL,
     hash bytea NOT NULL
 );

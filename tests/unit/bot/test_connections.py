@@ -2,16 +2,22 @@
 
 import asyncio
 import contextlib
+import json
 
+import httpx
 import pytest
+from slack_bolt.async_app import AsyncBoltRequest
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from agent.ports import DirectoryUnavailable
 from bot import check, socket
 from bot.bolt import build_bolt
 from bot.check import NEEDED_SCOPES, SlackTokenRejected, SlackUnreachable, probe
 from bot.client import web_client
-from bot.directory import SlackGroups, SlackProfiles
+from bot.directory import SlackCourier, SlackGroups, SlackProfiles
 from bot.errands import Errands
+from bot.http import SlackEndpoint
 from tests.fakes.slack import ALICE, BOB, BOT_USER, CAROL, GUEST, SRE, STRANGER, TEAM
 
 
@@ -81,6 +87,60 @@ async def test_a_profile_tells_members_from_guests_and_strangers(client):
     assert (await profiles.profile(TEAM, STRANGER)).is_guest
     assert (await profiles.profile(TEAM, BOT_USER)).is_bot
     assert (await profiles.profile(TEAM, "U0NOBODY")).is_guest
+
+
+async def test_a_courier_writes_to_one_person_and_nothing_in_it_is_alive(slack, client):
+    await SlackCourier(client).send(TEAM, ALICE, "Approved: <!channel> & more")
+    (message,) = slack.messages[slack.dm(ALICE)]
+    assert slack.rendered(message) == "Approved: <!channel> & more"
+    assert slack.pings(message) == []
+
+
+@pytest.fixture
+async def over_http(slack, service):
+    app = build_bolt(
+        service, token=slack.bot_token, signing_secret=slack.signing_secret, api_url=slack.api_url, errands=Errands()
+    )
+    site = Starlette(routes=[Route("/slack/events", SlackEndpoint(app).handle, methods=["POST"])])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(site), base_url="http://opsagent.example") as http:
+        yield http
+
+
+def direct_message(slack):
+    event = {
+        "type": "message",
+        "user": ALICE,
+        "text": "hi",
+        "ts": "1.1",
+        "channel": slack.dm(ALICE),
+        "channel_type": "im",
+    }
+    return json.dumps(slack.event_body({**event, "team": TEAM}))
+
+
+async def test_a_signed_request_over_http_is_stored_and_answered(slack, service, over_http):
+    body = direct_message(slack)
+    headers = {"Content-Type": "application/json", **slack.sign(body)}
+    assert (await over_http.post("/slack/events", content=body, headers=headers)).status_code == 200
+    assert [s.text for s in service.submitted] == ["hi"]
+
+
+async def test_an_unsigned_request_over_http_is_401(slack, service, over_http):
+    answer = await over_http.post("/slack/events", content=direct_message(slack))
+    assert answer.status_code == 401
+    assert service.submitted == []
+
+
+async def test_a_body_no_slack_would_send_is_not_read(over_http):
+    assert (await over_http.post("/slack/events", content=b"x" * 4_000_001)).status_code == 413
+
+
+async def test_without_a_signing_secret_nothing_over_http_is_slacks(slack, service):
+    app = build_bolt(service, token=slack.bot_token, signing_secret=None, api_url=slack.api_url, errands=Errands())
+    body = direct_message(slack)
+    for secret in ("", "None"):
+        request = AsyncBoltRequest(body=body, headers=slack.sign(body, secret=secret))
+        assert (await app.async_dispatch(request)).status == 401
 
 
 @pytest.fixture

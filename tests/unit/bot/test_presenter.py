@@ -328,6 +328,18 @@ async def test_news_that_no_notice_told_of_is_found_at_the_start(stage):
     assert stage.read == ["found"]
 
 
+async def test_a_history_cleared_before_it_was_shown_is_let_be(stage):
+    await stage.stop()
+    stage.tell(EventKind.TURN_COMPLETED, reply="gone")
+    stage.service.clear(stage.session)
+    stage.start()
+    await stage.slack.until(lambda: stage.service.sessions[stage.session].postponed == 60.0)
+    assert stage.said == []
+    stage.tell(EventKind.TURN_COMPLETED, reply="new")
+    await stage.delivered()
+    assert stage.read == ["new"]
+
+
 async def test_many_threads_are_all_delivered(stage):
     roots = [(await stage.slack.say(ALICE, f"thread {i}"))["ts"] for i in range(45)]
     for root in roots:

@@ -1,0 +1,107 @@
+"""The database dies and comes back in the middle of the work: the same worker process goes on by itself."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from db.migrate import migrate
+from opsagent.embedded import EmbeddedPostgres
+from tests.fakes.worker_process import started
+from tests.integration.conftest import ADMIN, Floor, running
+
+THREADS, EACH = 10, 6
+
+
+class OwnServer:
+    """A server that a test may kill."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._users: list[EmbeddedPostgres] = []
+        self.dsn = self.start()
+
+    def start(self) -> str:
+        self._users.append(EmbeddedPostgres())
+        return self._users[-1].start(self._home)
+
+    def kill(self) -> int:
+        """Immediate shutdown: what was not committed is gone, no connection is told; return the postmaster's pid."""
+        pid = int((self._home / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGQUIT)
+        return pid
+
+    def stop(self) -> None:
+        for user in self._users:
+            user.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[OwnServer]:
+    server = OwnServer(tmp_path / "home")
+    yield server
+    server.stop()
+
+
+async def send(floor: Floor, session_id: UUID, text: str) -> None:
+    """Submit until it is stored, as a client with an idempotency key does."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await floor.service.submit_message(session_id, text, by=ADMIN, event_key=f"{session_id}/{text}")
+                return
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                await asyncio.sleep(0.2)
+
+
+async def test_every_message_is_answered_once_across_a_restart_of_the_database(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    await migrate(own_server.dsn)
+    async with running(own_server.dsn, work=False) as floor, started(own_server.dsn, tmp_path) as worker:
+        threads = [await floor.session() for _ in range(THREADS)]
+        steps = '{{tool uptime {"service": "web"}}} {{next tool uptime {"service": "db"}}}'
+
+        async def talk(session_id: UUID) -> None:
+            for number in range(EACH):
+                await send(floor, session_id, f"{number} {steps}")
+
+        talking = asyncio.gather(*(talk(session_id) for session_id in threads))
+        async with asyncio.timeout(30):
+            while len(worker.ran()) < 5:
+                await asyncio.sleep(0.01)
+        pid = own_server.kill()
+        async with asyncio.timeout(30):
+            while Path(f"/proc/{pid}").exists() or worker.logged("worker.lost_database") is False:
+                await asyncio.sleep(0.05)
+        await asyncio.to_thread(own_server.start)
+        await talking
+        await _all_final(floor)
+
+        assert worker.is_running, worker.log()
+        assert await floor.sql("SELECT status, count(*) FROM turns GROUP BY status") == [("completed", THREADS * EACH)]
+        for session_id in threads:
+            said = await floor.sql(
+                "SELECT content FROM messages WHERE session_id = $1 AND role = 'user' ORDER BY position", session_id
+            )
+            assert [row["content"] for row in said] == [f"{number} {steps}" for number in range(EACH)]
+        answers = await floor.sql(
+            "SELECT turn_id FROM messages WHERE role = 'assistant' AND tool_calls IS NULL GROUP BY turn_id HAVING count(*) = 1"
+        )
+        assert len(answers) == THREADS * EACH
+
+
+async def _all_final(floor: Floor) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                if not await floor.sql("SELECT 1 FROM turns WHERE finished_at IS NULL LIMIT 1"):
+                    return
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pass
+            await asyncio.sleep(0.1)
