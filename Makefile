@@ -34,7 +34,7 @@ lint: install ## style, types, and who may import whom
 	$(BIN)/lint-imports
 
 test: lint ## lint, then every test, with warnings as errors
-	$(BIN)/pytest -n 2 --dist loadgroup -W error
+	$(BIN)/pytest -n 2 --dist loadfile -W error
 
 format: install ## put the code into the house style
 	$(BIN)/ruff check --fix .

@@ -81,9 +81,16 @@ async def read(
         rows = await tx.fetch(sql.list_of_kind, before, limit, kind)
     else:
         rows = await tx.fetch(sql.list, before, limit)
-    return [
-        Entry(r["id"], r["at"], r["kind"], r["actor_id"], r["subject"], json.loads(r["data"]), r["hash"]) for r in rows
-    ]
+    return [_entry(row) for row in rows]
+
+
+async def read_on(tx: Tx, *, behind: int, limit: int) -> list[Entry]:
+    """Return the entries behind an id, oldest first."""
+    return [_entry(row) for row in await tx.fetch(sql.list_on, behind, limit)]
+
+
+def _entry(r: Any) -> Entry:
+    return Entry(r["id"], r["at"], r["kind"], r["actor_id"], r["subject"], json.loads(r["data"]), r["hash"])
 
 
 async def verify(database: Database) -> Verdict:

@@ -51,6 +51,18 @@ def _parser() -> argparse.ArgumentParser:
         deciding.add_argument("approval_id")
         deciding.add_argument("--reason", help="shown to the people and the model")
         deciding.set_defaults(word=word)
+    tokens = _group(commands, "tokens", "tokens for programs")
+    _add(tokens, "list", "service tokens, newest first", _tokens_list)
+    creating = _add(tokens, "create", "make one; it is shown once", _tokens_create)
+    creating.add_argument("name")
+    creating.add_argument("--scopes", default="read,chat", help="a comma list of read, chat, approve, admin")
+    creating.add_argument("--role", default="member", choices=["member", "approver", "admin"])
+    creating.add_argument("--days", type=int, default=90, help="how long it lives (default 90)")
+    revoking = _add(tokens, "revoke", "end one at once", _tokens_revoke)
+    revoking.add_argument("token_id")
+    trail = _group(commands, "audit", "the audit log")
+    _add(trail, "verify", "compute the whole hash chain again", _audit_verify)
+    _add(trail, "export", "print every entry, oldest first, as JSON Lines", _audit_export)
     keys = _group(commands, "keys", "the keys under OPSAGENT_HOME")
     _add(keys, "rotate", "make a new SECRET_KEY; what the old ones signed stays valid", _keys_rotate)
     return parser
@@ -158,6 +170,39 @@ def _approvals_decide(args: argparse.Namespace) -> int:
     from opsagent import scripts
 
     return _script(lambda settings: scripts.decide(settings, args.approval_id, word=args.word, reason=args.reason))
+
+
+def _tokens_list(_args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(scripts.list_tokens)
+
+
+def _tokens_create(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    scopes = tuple(scope.strip() for scope in args.scopes.split(",") if scope.strip())
+    return _script(
+        lambda settings: scripts.create_token(settings, args.name, scopes=scopes, role=args.role, days=args.days)
+    )
+
+
+def _tokens_revoke(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(lambda settings: scripts.revoke_token(settings, args.token_id))
+
+
+def _audit_verify(_args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(scripts.verify_audit)
+
+
+def _audit_export(_args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(scripts.export_audit)
 
 
 def _keys_rotate(_args: argparse.Namespace) -> None:

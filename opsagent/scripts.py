@@ -5,12 +5,14 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from uuid import UUID
 
 from agent.approvals.types import Decision
 from agent.errors import Refusal
 from agent.service import AgentService
 from agent.tools.registry import Registry
+from agent.types import Role
 from opsagent import parts
 from opsagent.config import Settings
 from opsagent.failures import CannotStart
@@ -83,4 +85,57 @@ async def decide(settings: Settings, approval_id: str, *, word: str, reason: str
     async with _service(settings) as service:
         approval = await service.decide_approval(found, Decision(word), by=service.api_key_principal(), reason=reason)
     print(f"{approval.status}\t{approval.tool_name}")
+    return 0
+
+
+async def list_tokens(settings: Settings) -> int:
+    """Print id, name, role, scopes, expiry, state; tab-separated."""
+    async with _service(settings) as service:
+        cursor = None
+        while True:
+            page = await service.list_tokens(by=service.api_key_principal(), cursor=cursor)
+            for token in page.items:
+                state = "revoked" if token.revoked_at else "live"
+                until = f"{token.expires_at:%Y-%m-%d}"
+                print("\t".join((str(token.token_id), token.name, token.role, ",".join(token.scopes), until, state)))
+            cursor = page.next_cursor
+            if cursor is None:
+                return 0
+
+
+async def create_token(settings: Settings, name: str, *, scopes: tuple[str, ...], role: str, days: int) -> int:
+    """Print the token: the only time anybody sees it."""
+    async with _service(settings) as service:
+        made, secret = await service.create_token(
+            by=service.api_key_principal(), name=name, scopes=scopes, role=Role(role), expires_in_days=days
+        )
+    print(f"{made.token_id} lives until {made.expires_at:%Y-%m-%d}; keep this, it is not shown again:", file=sys.stderr)
+    print(secret)
+    return 0
+
+
+async def revoke_token(settings: Settings, token_id: str) -> int:
+    try:
+        found = UUID(token_id)
+    except ValueError as error:
+        raise CannotStart(f"{token_id!r} is no token id: `opsagent tokens list` shows them.") from error
+    async with _service(settings) as service:
+        await service.revoke_token(found, by=service.api_key_principal())
+    print("revoked")
+    return 0
+
+
+async def verify_audit(settings: Settings) -> int:
+    """Print what the check found; fail where the log is not what was written."""
+    async with _service(settings) as service:
+        verdict = await service.verify_audit(by=service.api_key_principal())
+    print(f"ok: {verdict.entries} entries" if verdict.ok else f"BROKEN at entry {verdict.wrong}: {verdict.reason}")
+    return 0 if verdict.ok else 1
+
+
+async def export_audit(settings: Settings) -> int:
+    """Print every entry as one line of JSON, oldest first."""
+    async with _service(settings) as service:
+        async for entry in service.export_audit(by=service.api_key_principal()):
+            print(json.dumps(asdict(entry), default=str, sort_keys=True))
     return 0

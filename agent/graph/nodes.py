@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 import structlog
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage, ToolCall
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage, ToolCall, ToolCallChunk
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 
@@ -19,7 +19,7 @@ from agent.approvals.types import InvalidArguments
 from agent.events import Hub
 from agent.graph.deltas import Deltas
 from agent.graph.state import CallState, TurnState
-from agent.models.history import repair
+from agent.models.history import UNNAMED, repair
 from agent.run import Limits, Run
 from agent.toolcalls import UNPARSABLE, ToolCalls, Waiting
 from agent.tools import catalogue
@@ -59,9 +59,7 @@ class Nodes:
             return {"messages": [_stopped(f"the limit of {self._limits.model_calls} model calls in one turn")]}
         prompt = [SystemMessage(PROMPT), *repair([*run.history, *state["messages"]])]
         answer = await self._ask(run, prompt)
-        asked = [(call["name"], call["args"]) for call in answer.tool_calls]
-        asked += [(call["name"] or "", {UNPARSABLE: call["args"]}) for call in answer.invalid_tool_calls]
-        calls = [_call(name, args, run, len(said), index) for index, (name, args) in enumerate(asked)]
+        calls = [_call(chunk, run, len(said), index) for index, chunk in enumerate(answer.tool_call_chunks)]
         if sum(len(message.tool_calls) for message in said) + len(calls) > self._limits.tool_calls:
             return {"messages": [_stopped(f"the limit of {self._limits.tool_calls} tool calls in one turn")]}
         message = AIMessage(
@@ -146,15 +144,20 @@ class Nodes:
                 )
 
 
-def _call(name: str, args: dict[str, Any], run: Run, step: int, index: int) -> ToolCall:
+def _call(asked: ToolCallChunk, run: Run, step: int, index: int) -> ToolCall:
     """Give a call an id of our own: a model may use one twice, and an approval must never be found by another call."""
-    try:
-        exact = json.loads(store.canonical(args))
-    except InvalidArguments:
-        # Neither the checkpoint nor the transcript takes it as it is, and people couldn't be shown what would run.
-        exact = {UNPARSABLE: cleaned(str(args.get(UNPARSABLE, args)))}
     call_id = f"call_{uuid5(run.turn_id, f'{step}/{index}').hex}"
-    return ToolCall(type="tool_call", name=cleaned(name), args=exact, id=call_id)
+    return ToolCall(type="tool_call", name=cleaned(asked["name"] or UNNAMED), args=_exact(asked["args"]), id=call_id)
+
+
+def _exact(text: str | None) -> dict[str, Any]:
+    """Return arguments that mean the same to everyone who reads them: people, the tool, the stores."""
+    # Not LangChain's own reading of them, which completes cut-off JSON by guessing.
+    try:
+        args = json.loads(text or "{}")
+        return json.loads(store.canonical(args)) if isinstance(args, dict) else {UNPARSABLE: cleaned(text or "")}
+    except (InvalidArguments, ValueError, RecursionError):
+        return {UNPARSABLE: cleaned(text or "")}
 
 
 def _stopped(why: str) -> AIMessage:

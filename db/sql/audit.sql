@@ -6,6 +6,10 @@ SELECT opsagent_audit($1, $2, $3, $4);
 SELECT id, at, kind, actor_id, subject, data, encode(hash, 'hex') AS hash FROM audit_log
  WHERE id < $1 ORDER BY id DESC LIMIT $2;
 
+-- name: list_on
+SELECT id, at, kind, actor_id, subject, data, encode(hash, 'hex') AS hash FROM audit_log
+ WHERE id > $1 ORDER BY id LIMIT $2;
+
 -- name: list_of_kind
 SELECT id, at, kind, actor_id, subject, data, encode(hash, 'hex') AS hash FROM audit_log
  WHERE id < $1 AND kind = $3 ORDER BY id DESC LIMIT $2;

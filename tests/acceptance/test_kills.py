@@ -9,8 +9,6 @@ from tests.acceptance.world import World, cloned
 from tests.fakes.slack import ALICE, BOB, OPS
 from tests.fakes.tongyi import Answer
 
-pytestmark = pytest.mark.xdist_group("kills")
-
 
 @pytest.fixture
 async def world(server: str, template: str) -> AsyncIterator[World]:

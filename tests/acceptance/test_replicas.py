@@ -12,8 +12,6 @@ from tests.fakes.product import Product
 from tests.fakes.slack import ALICE, OPS, TEAM
 from tests.fakes.tongyi import Answer
 
-pytestmark = pytest.mark.xdist_group("replicas")
-
 
 @pytest.fixture
 async def world(server: str, template: str) -> AsyncIterator[World]:

@@ -9,7 +9,7 @@ import pytest_asyncio
 from tests.acceptance.world import World, cloned
 from tests.fakes.slack import ALICE, BOB, CAROL, OPS
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("slack_main_job")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 RESTART = '{{tool restart {"service": "%s"}}}'
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from tests.acceptance.world import World, cloned
 from tests.fakes.slack import ALICE, BOB, OPS, FakeSlack
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("slack_trouble")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 POST = "chat.postMessage"
 
 

@@ -10,7 +10,7 @@ from tests.acceptance.world import World, cloned
 from tests.fakes.slack import ALICE, BOB, OPS
 from tests.fakes.tongyi import Answer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("slack_text")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 OURS = ("<@U0ALICE>", "<@U0BOB>", "<!date^")
 """Whom a card names, and its times: the only entities that are ours."""
 

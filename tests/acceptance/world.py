@@ -118,14 +118,15 @@ class World:
 
     async def run(self, command: str = "up", *, ready: bool = True, **more: str) -> Product:
         """Start a product; one that serves is who Slack talks to from now on."""
-        self.products.append(Product(self.home, self.settings | more, command))
-        await self.product.start(ready=ready)
-        if self._with_slack and self.product.serves and ready:
+        product = Product(self.home, self.settings | more, command)
+        self.products.append(product)
+        await product.start(ready=ready)
+        if self._with_slack and product.serves and ready:
             if self._http:
-                self.slack.http_target = self.product.url
+                self.slack.http_target = product.url
             else:
                 await self.slack.connected()
-        return self.product
+        return product
 
     async def command(self, *words: str, typed: str = "", **more: str) -> Finished:
         """Run another command of the product with this world's settings."""

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 import asyncpg
+import psutil
 import pytest
 
 from db.migrate import migrate
@@ -30,11 +32,13 @@ class OwnServer:
         self._users.append(EmbeddedPostgres())
         return self._users[-1].start(self._home)
 
-    def kill(self) -> int:
-        """Immediate shutdown: what was not committed is gone, no connection is told; return the postmaster's pid."""
+    def kill(self) -> None:
+        """Immediate shutdown: what was not committed is gone, and nobody is told."""
         pid = int((self._home / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
+        postmaster = psutil.Process(pid)
         os.kill(pid, signal.SIGQUIT)
-        return pid
+        while postmaster.is_running() and postmaster.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
 
     def stop(self) -> None:
         for user in self._users:
@@ -75,9 +79,9 @@ async def test_every_message_is_answered_once_across_a_restart_of_the_database(
         async with asyncio.timeout(30):
             while len(worker.ran()) < 5:
                 await asyncio.sleep(0.01)
-        pid = own_server.kill()
+        await asyncio.wait_for(asyncio.to_thread(own_server.kill), 30)
         async with asyncio.timeout(30):
-            while Path(f"/proc/{pid}").exists() or worker.logged("worker.lost_database") is False:
+            while not worker.logged("database.listen_lost"):
                 await asyncio.sleep(0.05)
         await asyncio.to_thread(own_server.start)
         await talking

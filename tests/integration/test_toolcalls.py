@@ -114,10 +114,11 @@ async def test_a_result_with_nul_and_half_a_character_is_stored_and_answered(flo
     [
         ("reboot", "{}", "There is no tool named 'reboot' here"),
         ("re\x00boot\ud83d", "{}", "There is no tool named"),
-        ("", "{}", "There is no tool named"),
+        ("", "{}", "There is no tool named 'unnamed_tool' here"),
         ("uptime", "not json", "not JSON that can be read exactly"),
         ("uptime", '["a"]', "not JSON that can be read exactly"),
-        ("uptime", "{", "not JSON that can be read exactly"),
+        ("uptime", '{"service": "all', "not JSON that can be read exactly"),
+        ("uptime", '[["service", "a"]]', "not JSON that can be read exactly"),
         ("uptime", '{"service": NaN}', "not JSON that can be read exactly"),
         ("uptime", '{"service": 1e999}', "not JSON that can be read exactly"),
         ("uptime", f'{{"service": {10**30}}}', "very large integers"),
