@@ -12,6 +12,7 @@ from agent.approvals.store import ApprovalNotFound
 from agent.approvals.types import (
     Approval,
     ApprovalStatus,
+    ChangedMeanwhile,
     Decision,
     DeniedByPolicy,
     InvalidArguments,
@@ -114,6 +115,7 @@ class Decisions(Part):
         by: Principal | ChatUser,
         reason: str | None = None,
         args: dict[str, Any] | None = None,
+        expected_digest: str | None = None,
     ) -> Approval:
         """Cast a vote, and settle the approval where it settles it; its call runs at once, whatever its siblings do."""
         if reason is not None and len(reason) > REASON_LIMIT:
@@ -124,12 +126,11 @@ class Decisions(Part):
             approval = await store.lock(tx, approval_id)
             person = await self._acting(tx, voter)
             standing = policy.has_standing(person, approval, approvers=self._house.approvers, groups=groups)
-            if person.chat_user is None and not standing and approval.requested_by.user_id != person.user_id:
-                # A member who may neither see nor decide it: the same answer as for one who may only see it.
-                raise NotAnApprover("You may not decide this: it needs one of its approvers.")
             # Who may not decide, or comes too late, hears that before anything is said about edited arguments.
             now = datetime.now(UTC)
             settled = policy.settle(approval, decision, by=person, standing=standing, now=now, reason=reason)
+            if expected_digest is not None and not approval.args_digest.startswith(expected_digest):
+                raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
             if args is not None and decision is Decision.APPROVE:
                 edited = await self._edited(tx, approval, args)
                 settled = policy.settle(edited, decision, by=person, standing=standing, now=now, reason=reason)

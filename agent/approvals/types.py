@@ -108,6 +108,12 @@ class AlreadySettled(Conflict):
         self.approval = approval
 
 
+class ChangedMeanwhile(Conflict):
+    """The arguments are other ones than the person saw."""
+
+    code = "changed_meanwhile"
+
+
 class ApprovalExpired(Expired):
     code = "approval_expired"
 
