@@ -35,9 +35,7 @@ class Endings:
                 role="assistant",
                 content=reply,
             )
-        await tx.execute(
-            turns.sql.use, turn.turn_id, usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.model_calls
-        )
+        await turns.use(tx, turn.turn_id, usage)
         if await self._end(tx, turn, TurnStatus.COMPLETED, reply=transcript.clean(reply)):
             shown = {
                 "input_tokens": usage.input_tokens,

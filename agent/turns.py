@@ -93,6 +93,11 @@ async def open_of_session(tx: Tx, session_id: UUID, limit: int = 1) -> list[Open
     return [OpenTurn(turn(row), row["kind"], row["attempts"], row["cancel_requested"]) for row in rows]
 
 
+async def use(tx: Tx, turn_id: UUID, usage: Usage) -> None:
+    """Write what the turn has used so far."""
+    await tx.execute(sql.use, turn_id, usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.model_calls)
+
+
 async def finish(
     tx: Tx, turn_id: UUID, status: TurnStatus, *, reply: str | None = None, error: str | None = None
 ) -> tuple[Usage, int] | None:

@@ -74,7 +74,7 @@ class TurnWorker:
             control.request_drain()
 
     def cancel_requested(self, session_id: UUID | None) -> None:
-        """Stop a turn in hand whose cancellation was asked for; None: look at all of them."""
+        """Stop a turn in hand that was cancelled, or deleted with its session; None: look at all of them."""
         for in_hand_of, hand in list(self._in_hand.items()):
             if session_id in (None, in_hand_of):
                 task = asyncio.get_running_loop().create_task(self._cancel(hand))
@@ -83,7 +83,7 @@ class TurnWorker:
 
     async def _cancel(self, hand: _Hand) -> None:
         async with self._database.connection() as connection:
-            if await connection.fetchval(turns.sql.cancel_requested, hand.turn_id):
+            if await connection.fetchval(turns.sql.is_over, hand.turn_id):
                 hand.cancelled = True
                 hand.task.cancel()
 
@@ -226,10 +226,10 @@ class TurnWorker:
             )
         finally:
             self._controls.discard(control)
-        if result.interrupts:
-            return await self._park(run, found)
         messages = result.value["messages"]
         usage = sum((_usage(message) for message in messages if isinstance(message, AIMessage)), Usage())
+        if result.interrupts:
+            return await self._park(run, found, usage)
         await self._complete(run, found, str(messages[-1].text), usage)
         return True
 
@@ -240,11 +240,11 @@ class TurnWorker:
         call = ToolCall(type="tool_call", name=approval.tool_name, args=approval.args, id=approval.tool_call_id)
         outcome = await self._calls.step(run, call)
         if isinstance(outcome, Waiting):
-            return await self._park(run, found)
+            return await self._park(run, found, Usage())
         await self._complete(run, found, _text(outcome), Usage())
         return True
 
-    async def _park(self, run: Run, found: OpenTurn) -> bool:
+    async def _park(self, run: Run, found: OpenTurn, usage: Usage) -> bool:
         """Leave the turn to people, unless a decision came while it ran: then there is more to do."""
         async with self._database.transaction() as tx:
             await sessions.fence(tx, run.session_id, run.epoch)
@@ -252,6 +252,7 @@ class TurnWorker:
                 await tx.execute(turns.sql.progressed, run.turn_id)
                 return True
             await tx.execute(turns.sql.park, run.turn_id)
+            await turns.use(tx, run.turn_id, usage)
             pending = await store.of_turn(tx, run.turn_id)
             ids = [str(approval.approval_id) for approval in pending]
             await self._endings.tell(tx, found.turn, EventKind.TURN_WAITING, epoch=run.epoch, approval_ids=ids)

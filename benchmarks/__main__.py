@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from benchmarks import turns
+from benchmarks import growth, scaling, slack, starting, turns
 from benchmarks.database import Server, server
 from benchmarks.figures import Figure, table
 from benchmarks.subject import quiet
@@ -16,6 +16,13 @@ from benchmarks.subject import quiet
 BENCHMARKS: dict[str, Callable[[Server], Awaitable[list[Figure]]]] = {
     "reference": turns.reference,
     "turns": turns.against_reference,
+    "slack": slack.waits,
+    "acks": slack.acks,
+    "start": starting.cold_start,
+    "memory": starting.memory,
+    "thread": growth.one_thread,
+    "resting": growth.resting,
+    "workers": scaling.workers,
 }
 
 
