@@ -7,7 +7,7 @@ from benchmarks.figures import Figure, at_most, kilobytes, megabytes, times
 from benchmarks.subject import started
 
 CHARS = 500
-THREADS = 5
+THREADS = 3
 FILLED = 400
 SCALED_TO = 10_000
 

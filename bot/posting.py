@@ -9,7 +9,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from bot.client import FAILURES, NoSuchPlace, TryLater, Unclear, Unfit, code_of, meaning, web_client
+from bot.client import FAILURES, Unclear, code_of, meaning, web_client
 from bot.payloads import Place
 from bot.views.blocks import Rendered
 
@@ -146,6 +146,3 @@ def _key_of(message: dict[str, Any]) -> str | None:
     if metadata.get("event_type") != METADATA_EVENT or not message.get("bot_id"):
         return None
     return (metadata.get("event_payload") or {}).get("key")
-
-
-__all__ = ["NoSuchPlace", "Poster", "Ref", "TryLater", "Unfit"]

@@ -63,8 +63,8 @@ UPDATE turns SET cancel_requested = true, retry_at = NULL
  WHERE session_id = $1 AND status IN ('running', 'awaiting_approval')
 RETURNING turn_id;
 
--- name: cancel_requested
--- Of a turn that was forgotten with its session, too: it is cancelled already.
+-- name: is_over
+-- Whether a turn in hand must stop: it was cancelled, or forgotten with its session and is cancelled already.
 SELECT cancel_requested OR status = 'cancelled' FROM turns WHERE turn_id = $1;
 
 -- name: forget

@@ -1,7 +1,9 @@
 -- name: of_chat
--- The user behind a chat platform's identity, created on first contact.
+-- The user behind a chat platform's identity, created on first contact. The lock is for two first contacts at once:
+-- ON CONFLICT watches one unique index, and the second would break on another, the username's.
+WITH first AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended($2::text, 0)))
 INSERT INTO users (user_id, username, slack_team_id, slack_user_id, external)
-VALUES ($1, $2, $3, $4, $5)
+SELECT $1::uuid, $2::text, $3::text, $4::text, $5::boolean FROM first
 ON CONFLICT (slack_team_id, slack_user_id) WHERE slack_user_id IS NOT NULL
 DO UPDATE SET external = users.external OR EXCLUDED.external
 RETURNING user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external;

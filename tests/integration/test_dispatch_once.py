@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from agent.turns import IdempotencyKeyReused
-from agent.types import Address, ThreadKey
+from agent.types import Address, ChatUser, ThreadKey
 from tests.integration.conftest import ADMIN, ALICE, Floor, running
 
 AT_ONCE = 20
@@ -41,6 +41,12 @@ async def test_one_message_under_many_events_starts_one_turn(replicas: list[Floo
     assert await replicas[0].sql("SELECT count(*) FROM user_sessions") == [(1,)]
     assert await replicas[0].sql("SELECT kind, count(*) FROM events GROUP BY kind") == [("turn.queued", 1)]
     assert await replicas[0].sql("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'advance'") == [(1,)]
+
+
+async def test_first_contacts_of_one_person_at_the_same_time_make_one_user(replicas: list[Floor]) -> None:
+    for person in range(60):
+        contacts = [replicas[n % 2].service.principal_of_chat(ChatUser("T0TEAM", f"U{person}")) for n in range(AT_ONCE)]
+        assert len({principal.user_id for principal in await asyncio.gather(*contacts)}) == 1
 
 
 async def test_one_event_delivered_many_times_starts_one_turn(replicas: list[Floor]) -> None:

@@ -124,7 +124,8 @@ def test_votes_on_other_arguments_do_not_count() -> None:
         (Principal(uuid4(), "slack:T:U2BOB", Role.MEMBER, "T", "U2BOB"), True),
         (Principal(uuid4(), "slack:T:U3CAROL", Role.MEMBER, "T", "U3CAROL"), True),
         (Principal(uuid4(), "slack:T:U4EVE", Role.MEMBER, "T", "U4EVE"), False),
-        (Principal(uuid4(), "dora", Role.MEMBER, "T", "U4EVE", display_name="dora"), False),
+        (Principal(uuid4(), "slack:T:U4EVE", Role.MEMBER, "T", "U4EVE", display_name="dora"), False),
+        (Principal(uuid4(), "dora", Role.MEMBER, "T", "U5LINKED"), True),
     ],
 )
 def test_who_may_decide_by_default(by: Principal, may: bool) -> None:
