@@ -1,6 +1,7 @@
 """The service's part for sessions, messages and turns."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -191,10 +192,9 @@ class Conversations(Part):
                     left = deadline - asyncio.get_running_loop().time()
                     if turn.status.is_final or turn.status is TurnStatus.AWAITING_APPROVAL or waits or left <= 0:
                         return TurnView(turn, await store.of_turn(connection, turn_id))
-                try:
-                    await asyncio.wait_for(changed.wait(), min(left, 5))
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, 5)):
+                        await changed.wait()
 
     async def cancel_turn(self, session_id: UUID, *, by: Principal) -> Turn | None:
         """Stop the running turn, wherever it runs; None: nothing was running."""

@@ -129,7 +129,8 @@ class Decisions(Part):
             # Who may not decide, or comes too late, hears that before anything is said about edited arguments.
             now = datetime.now(UTC)
             settled = policy.settle(approval, decision, by=person, standing=standing, now=now, reason=reason)
-            if expected_digest is not None and not approval.args_digest.startswith(expected_digest):
+            stale = expected_digest is not None and not approval.args_digest.startswith(expected_digest)
+            if stale and decision is Decision.APPROVE:
                 raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
             if args is not None and decision is Decision.APPROVE:
                 edited = await self._edited(tx, approval, args)

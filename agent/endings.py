@@ -141,7 +141,7 @@ class Endings:
         await tx.execute(sessions.sql.delete, session_id)
 
     async def forget(self, tx: Tx, session_id: UUID) -> None:
-        """Stop everything and remove transcript and checkpoints; the epoch throws out whoever works on it."""
+        """Stop everything and remove what was said, and checkpoints; the epoch throws out whoever works on it."""
         await self.stop_all(tx, session_id)
         await sessions.raise_epoch(tx, session_id)
         await tx.execute(transcript.sql.forget, session_id)

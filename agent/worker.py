@@ -94,8 +94,9 @@ class TurnWorker:
             while not self._draining:
                 async with self._database.transaction() as tx:
                     # The job's first statement: from here on the one who had the thread before writes nothing of it.
-                    epoch = epoch or await sessions.raise_epoch(tx, session_id)
-                    if epoch is None:
+                    if epoch is not None:
+                        await sessions.fence(tx, session_id, epoch)
+                    elif (epoch := await sessions.raise_epoch(tx, session_id)) is None:
                         return
                     found = await self._next(tx, session_id, epoch)
                 if found is None:
@@ -115,7 +116,6 @@ class TurnWorker:
 
     async def _next(self, tx: Tx, session_id: UUID, epoch: int) -> OpenTurn | None:
         """Choose what to do under the thread's lock: go on with the turn in hand, or start the oldest mail."""
-        await sessions.fence(tx, session_id, epoch)
         while found := await turns.open_of_session(tx, session_id):
             turn = found[0].turn
             if found[0].cancel_requested:

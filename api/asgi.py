@@ -13,22 +13,47 @@ from agent.service import AgentService
 from api.bodies import SizeLimit
 from api.console.login import ConsoleCookie, OneTimeTokens
 from api.console.routes import mount_console
-from api.door import Door
+from api.door import Door, Patience
 from api.identity import Identity, KeyRing
 from api.problems import ProblemDocument, handle_problems
-from api.routes import approvals, execute, health, sessions, tools
+from api.quotas import Quotas
+from api.requests import Faults, HeadLimit, RequestLog
+from api.routes import approvals, audit, execute, health, live, sessions, tokens, tools, users
 from api.routes.health import ReadinessCheck
 
 SlackHandler = Callable[[Request], Awaitable[Response]]
 
+_DESCRIPTION = """JSON over HTTP. Show a key or token as `Authorization: Bearer ...` or `X-API-Key`: the operator's API key,
+an access token from `POST /api/users/login`, or a service token. Errors are RFC 9457 problem documents: branch on `code`.
+Lists answer `{items, next_cursor}`; pass `next_cursor` as `cursor` for the next part. Every answer carries X-Request-Id.
+`GET /api/sessions/{session_id}/ws` upgrades to a WebSocket with the session's live events; see docs/api.md."""
+
 _TAGS = [
+    {"name": "users", "description": "People: accounts, logins, roles, and their Slack identity."},
+    {"name": "tokens", "description": "What programs log in with: named, scoped, expiring, shown once."},
     {"name": "sessions", "description": "Conversations and their transcripts."},
     {"name": "turns", "description": "One run of the agent: from a message until it answers, fails, or waits."},
     {"name": "approvals", "description": "The human decisions that tool calls wait for."},
     {"name": "tools", "description": "What the agent may call, and what a human must see first."},
+    {"name": "audit", "description": "Who did what: append-only, and each entry's hash covers the one before it."},
     {"name": "console", "description": "What the web console asks about itself."},
     {"name": "health", "description": "Liveness and readiness; no key needed."},
 ]
+
+_ROUTERS = (
+    users.open_router,
+    users.own,
+    users.router,
+    tokens.router,
+    sessions.router,
+    execute.router,
+    live.router,
+    approvals.aliases,
+    approvals.router,
+    tools.router,
+    audit.router,
+    health.router,
+)
 
 
 def build_asgi(
@@ -39,6 +64,9 @@ def build_asgi(
     tokens: OneTimeTokens | None = None,
     slack_handler: SlackHandler | None = None,
     demo: bool = False,
+    open_registration: bool = False,
+    quotas: Quotas | None = None,
+    patience: Patience | None = None,
 ) -> FastAPI:
     """Return the ASGI app over `service`; `tokens` are the console's one-time links."""
     release = version("opsagent")
@@ -52,12 +80,19 @@ def build_asgi(
         redirect_slashes=False,
     )
     cookie = ConsoleCookie(keys.signing, keys.api_key)
-    app.state.door = Door(service, Identity(service, keys, cookie))
+    app.state.door = Door(
+        service,
+        Identity(service, keys, cookie),
+        quotas or Quotas(),
+        patience or Patience(),
+        open_registration=open_registration,
+    )
     app.state.readiness = readiness
     handle_problems(app)
-    app.add_middleware(SizeLimit)
-    app.add_middleware(SafeHeaders)
-    for router in (sessions.router, execute.router, approvals.aliases, approvals.router, tools.router, health.router):
+    # The last one added is the outermost.
+    for middleware in (SizeLimit, Faults, HeadLimit, SafeHeaders, RequestLog):
+        app.add_middleware(middleware)
+    for router in _ROUTERS:
         app.include_router(router)
     mount_console(app, tokens=tokens or OneTimeTokens(), cookie=cookie, demo=demo, version=release)
     if slack_handler is not None:
@@ -98,7 +133,12 @@ def _with_problems(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(
-                title=app.title, version=app.version, summary=app.summary, routes=app.routes, tags=app.openapi_tags
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=_DESCRIPTION,
+                routes=app.routes,
+                tags=app.openapi_tags,
             )
             schemas = cast(dict[str, Any], document["components"]["schemas"])
             schemas["Problem"] = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
-from uuid import uuid4
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
@@ -13,19 +11,41 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from agent.accounts import WrongCredentials
 from agent.approvals.types import AlreadySettled
 from agent.errors import Conflict, Expired, Invalid, NotAllowed, NotFound, Refusal
+from agent.throttle import TooMany
 from api.schemas import PersonOut, moment
 
-log = structlog.get_logger()
-
 MEDIA_TYPE = "application/problem+json"
-STATUS_OF: dict[type[Refusal], int] = {NotFound: 404, NotAllowed: 403, Conflict: 409, Expired: 410, Invalid: 422}
+STATUS_OF: dict[type[Refusal], int] = {
+    NotFound: 404,
+    NotAllowed: 403,
+    Conflict: 409,
+    Expired: 410,
+    Invalid: 422,
+    TooMany: 429,
+}
 
 # Code and sentence for what the framework refuses by itself.
 _PLAIN: dict[int, tuple[str, str]] = {
     404: ("no_such_route", "There is nothing at this address; /openapi.json lists what there is."),
     405: ("method_not_allowed", "This address does not take this method; the Allow header lists those it takes."),
+}
+
+_MEANING = {
+    400: "The body is not JSON.",
+    401: "Nobody known calls: no key or token, a wrong one, or one that has ended.",
+    403: "The caller may not do this, or their token lacks the scope (`scope_missing`).",
+    404: "There is no such thing, or it is somebody else's.",
+    409: "What is stored contradicts this; `code` and the further members say how.",
+    410: "It was there, and its time is over.",
+    413: "The body is larger than 1 MiB.",
+    415: "The body does not say that it is JSON.",
+    422: "The request is JSON, but not one that fits; `errors` says where.",
+    429: "Too many requests; Retry-After says when to go on.",
+    500: "A fault of ours; `error_id` is what the operator finds in the log.",
+    503: "Not everything is there yet; `parts` says what is missing.",
 }
 
 
@@ -66,7 +86,14 @@ def problem_response(
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI entries for the problems a route may answer."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    found: dict[int | str, dict[str, Any]] = {
+        status: {"description": _MEANING.get(status, HTTPStatus(status).phrase), "content": content}
+        for status in statuses
+    }
+    if 429 in found:
+        wait = {"description": "Seconds until it may be tried again.", "schema": {"type": "integer", "minimum": 1}}
+        found[429]["headers"] = {"Retry-After": wait}
+    return found
 
 
 def handle_problems(app: FastAPI) -> None:
@@ -74,7 +101,7 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _unfit)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(WrongCredentials, _wrong_credentials)
 
 
 def status_of(refusal: Refusal) -> int:
@@ -93,7 +120,14 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
             "decided_at": moment(settled.decided_at) if settled.decided_at else None,
             "reason": settled.reason,
         }
-    return problem_response(status_of(error), error.code, error.message, more=more)
+    headers = {"Retry-After": str(max(1, error.retry_after_s))} if isinstance(error, TooMany) else None
+    return problem_response(status_of(error), error.code, error.message, headers=headers, more=more)
+
+
+async def _wrong_credentials(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, WrongCredentials)
+    headers = {"WWW-Authenticate": 'Bearer realm="opsagent"'}
+    return problem_response(401, "wrong_credentials", error.message, headers=headers)
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
@@ -113,13 +147,6 @@ async def _unfit(_: Request, error: Exception) -> JSONResponse:
     rest = f" ({len(errors) - 1} more in `errors`.)" if len(errors) > 1 else ""
     detail = f"`{first['where']}` is wrong: {first['message']}.{rest}"
     return problem_response(422, "validation_failed", detail, more={"errors": errors})
-
-
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    error_id = str(uuid4())
-    log.error("request.failed", error_id=error_id, method=request.method, path=request.url.path, exc_info=error)
-    detail = f"Something went wrong on our side. The operator finds it in the log under {error_id}."
-    return problem_response(500, "internal_error", detail, more={"error_id": error_id})
 
 
 def _where(place: Sequence[object]) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from agent.approvals.policy import Rule, When
 from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus
+from agent.conversations import MESSAGE_LIMIT
 from agent.service import ToolView, TurnView
 from agent.tools.base import Source
 from agent.tools.catalogue import ToolApproval
@@ -18,6 +19,7 @@ T = TypeVar("T")
 M = TypeVar("M")
 
 YEAR_S = 31_536_000
+RULE_S = 7_776_000
 
 
 def moment(at: datetime) -> str:
@@ -29,6 +31,15 @@ Time = Annotated[
     datetime,
     PlainSerializer(moment, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+DIGEST = "^[0-9a-f]{12,64}$"
+Seen = Annotated[
+    str,
+    Field(
+        pattern=DIGEST,
+        description="`args_digest` as you saw it (at least its first 12 characters): if the arguments were changed "
+        "meanwhile, nothing is decided, and the answer is 409 `changed_meanwhile`.",
+    ),
 ]
 Reason = Annotated[str, Field(max_length=2_000, description="Why, for whoever reads the record.")]
 
@@ -208,7 +219,7 @@ class SessionIn(Body):
 
 
 class MessageIn(Body):
-    message: str
+    message: str = Field(description=f"What you say, as plain text: up to {MESSAGE_LIMIT} characters.")
 
 
 class AskIn(Body):
@@ -223,10 +234,12 @@ class ApproveIn(Body):
         default=None, description="Edited arguments, instead of those that were asked for."
     )
     reason: Reason | None = None
+    args_digest: Seen | None = None
 
 
 class RejectIn(Body):
     reason: Reason | None = None
+    args_digest: Seen | None = None
 
 
 class WhenIO(Body):
@@ -244,7 +257,7 @@ class RuleIO(Body):
     approvers: list[str] | None = Field(None, max_length=100)
     quorum: int | None = Field(None, strict=True, ge=1, le=100)
     four_eyes: bool | None = Field(None, strict=True)
-    expires_in_s: int | None = Field(None, strict=True, ge=1, le=YEAR_S)
+    expires_in_s: int | None = Field(None, strict=True, ge=1, le=RULE_S)
     when: list[WhenIO] = Field(default_factory=list[WhenIO], max_length=50)
 
 

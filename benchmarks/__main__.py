@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,9 @@ async def run(names: list[str]) -> bool:
     """Measure and print; return whether every one of them could be measured."""
     found: list[Figure] = []
     begun = time.monotonic()
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with server() as postgres:
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
@@ -53,7 +57,10 @@ def main() -> None:
     if unknown := [name for name in names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}; it is one of {', '.join(BENCHMARKS)}")
     quiet()
-    sys.exit(0 if asyncio.run(run(names or list(BENCHMARKS))) else 1)
+    try:
+        sys.exit(0 if asyncio.run(run(names or list(BENCHMARKS))) else 1)
+    except asyncio.CancelledError:
+        sys.exit("Stopped before everything was measured.")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tests.fakes.slack import ALICE, BOB, TEAM, FakeSlack
 
 ROUNDS = 7
 EACH = 15
-CLICKS = 60
+CLICKS = 40
 RUNNING = 16
 _GAP_S = 0.025
 
@@ -197,7 +197,7 @@ async def _under_load(clicker: Clicker, runner: Subject) -> tuple[list[float], l
     """Acks without and with turns running, in turns of their own."""
     idle: list[float] = []
     under: list[float] = []
-    for _ in range(3):
+    for _ in range(2):
         idle += await clicker.clicks(CLICKS)
         await runner.do("stream", n=RUNNING)
         try:

@@ -105,7 +105,9 @@ class _Desk:
             self._errands.run(self._show_arguments(click, click.approval_id))
         else:
             try:
-                await self._service.decide_approval(click.approval_id, click.decision, by=click.by)
+                await self._service.decide_approval(
+                    click.approval_id, click.decision, by=click.by, expected_digest=click.seen
+                )
             except Refusal as error:
                 log.info("approval.click_refused", approval_id=str(click.approval_id), code=error.code)
                 self._refuse(click, error.message)
@@ -114,7 +116,9 @@ class _Desk:
         if review.approval_id is None:
             return _instead(BAD_BUTTON)
         try:
-            await self._service.decide_approval(review.approval_id, Decision.APPROVE, by=review.by)
+            await self._service.decide_approval(
+                review.approval_id, Decision.APPROVE, by=review.by, expected_digest=review.seen
+            )
         except Refusal as error:
             log.info("approval.click_refused", approval_id=str(review.approval_id), code=error.code)
             return _instead(error.message)

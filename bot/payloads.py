@@ -13,6 +13,8 @@ Body = dict[str, Any]
 
 DOOR = "slack"
 APPROVE, REJECT, SHOW_ARGUMENTS = "approval_approve", "approval_reject", "approval_arguments"
+SEEN = "approval:"
+"""Before the digest's start, in the id of the block with a card's buttons."""
 REVIEW = "approval_review"
 """The callback id of the modal that shows a large call in full and approves it."""
 
@@ -65,6 +67,8 @@ class Click:
     place: Place | None
     response_url: str | None
     trigger_id: str | None
+    seen: str | None = None
+    """The digest's start on the card that was clicked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Review:
 
     approval_id: UUID | None
     by: ChatUser
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,7 @@ def _click(body: Body) -> Click | None:
         place=Place(channel, ts) if channel and ts else None,
         response_url=body.get("response_url"),
         trigger_id=body.get("trigger_id"),
+        seen=_seen(action.get("block_id")),
     )
 
 
@@ -198,7 +204,12 @@ def _review(body: Body) -> Review | None:
     if view.get("callback_id") != REVIEW:
         return None
     home = view.get("app_installed_team_id") or view.get("team_id")
-    return Review(_uuid(view.get("private_metadata")), _person(body, home=home))
+    approval_id, _, seen = str(view.get("private_metadata") or "").partition(" ")
+    return Review(_uuid(approval_id), _person(body, home=home), seen or None)
+
+
+def _seen(block_id: Any) -> str | None:
+    return block_id.removeprefix(SEEN) if isinstance(block_id, str) and block_id.startswith(SEEN) else None
 
 
 def _person(body: Body, *, home: str | None) -> ChatUser:

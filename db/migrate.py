@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import asyncpg
 DSN_VARIABLE = "OPSAGENT_MIGRATE_DSN"
 _HERE = Path(__file__).parent / "migrations"
 _ERROR = re.compile(r"[a-zA-Z_][\w.]*\.\w+: |\w*(?:Error|Exception): ")
-_LOCK = 5_214_003_201  # an arbitrary key of our own for pg_advisory_lock
+LOCK = 5_214_003_201  # an arbitrary key of our own for pg_advisory_lock
 HEAD = max(path.name[:4] for path in (_HERE / "versions").glob("[0-9]*.py"))
 
 
@@ -59,6 +60,10 @@ def _reason(output: str) -> str:
     return next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1])
 
 
+def _is_ours(row: dict[str, Any] | None) -> bool:
+    return row is not None and row["ours"]
+
+
 def _upgrade(dsn: str) -> None:
     import psycopg
     from alembic import command
@@ -67,11 +72,12 @@ def _upgrade(dsn: str) -> None:
     from psycopg.rows import dict_row
     from sqlalchemy import create_engine, pool
 
-    # The lock lives on a connection without a transaction: LangGraph builds its indexes CONCURRENTLY, which waits for
-    # every open transaction and would wait for the lock's own for ever.
+    # The lock lives on a connection without a transaction, and who waits for it asks again and again: LangGraph builds
+    # its indexes CONCURRENTLY, which waits for every open statement, and would wait for the lock's own for ever.
     connect = psycopg.Connection[dict[str, Any]].connect
     with connect(dsn, autocommit=True, row_factory=dict_row) as lock:
-        lock.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+        while not _is_ours(lock.execute("SELECT pg_try_advisory_lock(%s) AS ours", (LOCK,)).fetchone()):
+            time.sleep(0.2)
         engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=pool.NullPool)
         config = Config()
         config.set_main_option("script_location", str(_HERE))

@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(tools, "check", "load TOOLS_DIR and MCP_CONFIG and report what is wrong with them", _tools_check)
     approvals = _group(commands, "approvals", "what waits for a human")
     listing = _add(approvals, "list", "approvals, newest first", _approvals_list)
-    listing.add_argument("--status", default="pending", help="pending, approved, rejected, expired or cancelled")
+    statuses = ("pending", "approved", "rejected", "expired", "cancelled")
+    listing.add_argument("--status", default="pending", choices=statuses, help="pending unless given")
     for word in ("approve", "reject"):
         deciding = _add(approvals, word, f"{word} one", _approvals_decide)
         deciding.add_argument("approval_id")

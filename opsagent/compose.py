@@ -1,6 +1,7 @@
 """Where every constructor is called: settings in, a runtime out."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -58,10 +59,9 @@ class Core:
         while True:
             changed.clear()
             await self.publish_once(alone=alone)
-            try:
-                await asyncio.wait_for(changed.wait(), PUBLISH_S)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PUBLISH_S):
+                    await changed.wait()
 
     async def publish_once(self, *, alone: bool) -> None:
         specs = [tool.spec for tool in self.registry.tools()]

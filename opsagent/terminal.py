@@ -71,7 +71,8 @@ async def _settled(service: AgentService, before: TurnView) -> TurnView:
             if view.turn.status is not TurnStatus.AWAITING_APPROVAL or new:
                 return view
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), 1)
+                async with asyncio.timeout(1):
+                    await changed.wait()
 
 
 async def _decide(service: AgentService, approval: Approval) -> None:

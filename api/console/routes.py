@@ -9,7 +9,7 @@ from pydantic import Field
 
 from agent.types import Principal
 from api.console.login import COOKIE, COOKIE_LIFE_S, ConsoleCookie, OneTimeTokens
-from api.door import Actor, OpenRoute, door_of, guarded_router
+from api.door import Actor, OpenRoute, address_of, door_of, guarded_router
 from api.identity import CSRF_HEADER, CSRF_VALUE
 from api.problems import Problem
 from api.schemas import Body, ConsoleOut, PersonOut
@@ -43,7 +43,7 @@ def mount_console(app: FastAPI, *, tokens: OneTimeTokens, cookie: ConsoleCookie,
     for path, (name, media_type) in _FILES.items():
         _serve(app, path, name, media_type)
     app.include_router(_login_router(tokens, cookie))
-    info = guarded_router("/api/console", "console")
+    info = guarded_router("/api/console", "console", writing="admin")
 
     @info.get("/info", summary="What the console shows of itself", operation_id="read_console_info")
     async def read_info(actor: Actor) -> ConsoleOut:
@@ -75,8 +75,9 @@ def _login_router(tokens: OneTimeTokens, cookie: ConsoleCookie) -> APIRouter:
     @router.post("/login", status_code=204)
     async def login(body: LoginIn, request: Request) -> Response:
         _same_site(request)
+        door_of(request).take_stranger(request)
         if not _lets_in(body, request, tokens):
-            log.warning("console.login_refused", client=request.client.host if request.client else None)
+            log.warning("console.login_refused", client=address_of(request))
             detail = "This link was used already or is too old. Run `opsagent up` again for a new one."
             if body.api_key is not None:
                 detail = "This is not the API key: compare it with the operator's API_KEY."
@@ -107,6 +108,8 @@ def _same_site(request: Request) -> None:
 
 
 def _set(response: Response, request: Request, value: str, life_s: int) -> None:
+    # A proxy's word is good enough here: whoever makes it up only makes their own cookie stricter.
+    secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
     response.set_cookie(
-        COOKIE, value, max_age=life_s, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        COOKIE, value, max_age=life_s, httponly=True, samesite="strict", secure=secure
     )

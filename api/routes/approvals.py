@@ -10,8 +10,8 @@ from api.door import Actor, Cursor, IdempotencyKey, Limit, Service, guarded_rout
 from api.problems import documented
 from api.schemas import ApprovalOut, ApproveIn, AskIn, ListOut, RejectIn, listed
 
-router = guarded_router("/api/approvals", "approvals")
-aliases = guarded_router("/api/tools", "approvals")
+router = guarded_router("/api/approvals", "approvals", writing="approve")
+aliases = guarded_router("/api/tools", "approvals", writing="approve")
 """The same calls where callers look for them under tools."""
 
 
@@ -75,17 +75,34 @@ async def read(service: Service, actor: Actor, approval_id: UUID) -> ApprovalOut
 )
 async def approve(service: Service, actor: Actor, approval_id: UUID, body: ApproveIn | None = None) -> ApprovalOut:
     said = body or ApproveIn()
-    settled = await service.decide_approval(approval_id, Decision.APPROVE, by=actor, reason=said.reason, args=said.args)
+    settled = await service.decide_approval(
+        approval_id,
+        Decision.APPROVE,
+        by=actor,
+        reason=said.reason,
+        args=said.args,
+        expected_digest=said.args_digest,
+    )
     return ApprovalOut.of(settled)
 
 
-@router.post("/{approval_id}/reject", summary="Reject a call", operation_id="reject", responses=documented(409, 410))
+@router.post(
+    "/{approval_id}/reject",
+    summary="Reject a call",
+    description="One rejection settles it; the model hears the reason and goes on without the call.",
+    operation_id="reject",
+    responses=documented(409, 410),
+)
 @aliases.post(
     "/approvals/{approval_id}/reject",
     summary="Reject a call",
+    description="The same as under /api/approvals.",
     operation_id="reject_tool_call",
     responses=documented(409, 410),
 )
 async def reject(service: Service, actor: Actor, approval_id: UUID, body: RejectIn | None = None) -> ApprovalOut:
     said = body or RejectIn()
-    return ApprovalOut.of(await service.decide_approval(approval_id, Decision.REJECT, by=actor, reason=said.reason))
+    settled = await service.decide_approval(
+        approval_id, Decision.REJECT, by=actor, reason=said.reason, expected_digest=said.args_digest
+    )
+    return ApprovalOut.of(settled)

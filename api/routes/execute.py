@@ -9,12 +9,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from agent.service import AgentService, Submitted
 from agent.types import Principal, TurnStatus
-from api.door import Actor, IdempotencyKey, Service, guarded_router
+from api.door import Actor, IdempotencyKey, Service, door_of, guarded_router
 from api.problems import documented
+from api.quotas import EXECUTES
 from api.routes.stream import turn_events
 from api.schemas import CancelOut, MessageIn, TurnOut
 
-router = guarded_router("/api/sessions/{session_id}", "turns")
+router = guarded_router("/api/sessions/{session_id}", "turns", writing="chat")
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -45,7 +46,8 @@ async def execute(
     idempotency_key: IdempotencyKey = None,
     last_event_id: Annotated[int, Header(ge=0, le=2**53, description="Of a stream: where to go on.")] = 0,
 ) -> Response:
-    submitted = await _submit(service, session_id, body, by=actor, key=idempotency_key)
+    door_of(request).take(EXECUTES, actor)
+    submitted = await submit(service, session_id, body.message, by=actor, key=idempotency_key)
     turn_id = submitted.turn.turn_id
     if "text/event-stream" in request.headers.get("accept", ""):
         events = turn_events(service, submitted.turn, by=actor, after=last_event_id)
@@ -71,15 +73,14 @@ async def cancel(service: Service, actor: Actor, session_id: UUID) -> CancelOut:
     return CancelOut(turn=TurnOut.of(turn) if turn else None)
 
 
-async def _submit(
-    service: AgentService, session_id: UUID, body: MessageIn, *, by: Principal, key: str | None
-) -> Submitted:
+async def submit(service: AgentService, session_id: UUID, message: str, *, by: Principal, key: str | None) -> Submitted:
+    """Store a message, once for each key of the session."""
     submitted = await service.submit_message(
         session_id,
-        body.message,
+        message,
         by=by,
         event_key=None if key is None else f"rest:{session_id}:{key}",
-        idempotency_digest=None if key is None else hashlib.sha256(body.message.encode()).hexdigest(),
+        idempotency_digest=None if key is None else hashlib.sha256(message.encode()).hexdigest(),
     )
     assert submitted is not None  # only a chat thread that nobody started answers None
     return submitted

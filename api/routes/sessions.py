@@ -9,7 +9,7 @@ from api.door import Actor, Cursor, Limit, Service, guarded_router
 from api.problems import documented
 from api.schemas import ListOut, MessageOut, SessionIn, SessionOut, listed
 
-router = guarded_router("/api/sessions", "sessions")
+router = guarded_router("/api/sessions", "sessions", writing="chat")
 
 
 @router.post("", status_code=201, summary="Start a session", operation_id="create_session")

@@ -5,7 +5,7 @@ from uuid import UUID
 from api.door import Actor, Service, guarded_router
 from api.schemas import ListOut, ToolApprovalIn, ToolApprovalOut, ToolOut
 
-router = guarded_router("/api/tools", "tools")
+router = guarded_router("/api/tools", "tools", writing="admin")
 
 
 @router.get("", summary="List the tools", operation_id="list_tools")

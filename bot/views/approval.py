@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus, Vote
 from agent.types import Person
 from bot import mrkdwn
-from bot.payloads import APPROVE, REJECT, REVIEW, SHOW_ARGUMENTS
+from bot.payloads import APPROVE, REJECT, REVIEW, SEEN, SHOW_ARGUMENTS
 from bot.views import arguments
 from bot.views.arguments import Room
 from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, plain, rich, run, words
@@ -55,6 +55,11 @@ def digest_shown(digest: str) -> str:
     return digest.rpartition(":")[2][:_DIGEST_SHOWN]
 
 
+def seen_block(approval: Approval) -> str:
+    """Return the id of the block with the buttons: a click on it tells which arguments the card showed."""
+    return SEEN + digest_shown(approval.args_digest)
+
+
 def moment(when: datetime) -> str:
     """Return a time that each reader sees in their own zone."""
     stamp, utc = int(when.timestamp()), when.astimezone(UTC)
@@ -85,7 +90,12 @@ def _open(approval: Approval, room: Room) -> list[Block]:
     show = button("Show all arguments", SHOW_ARGUMENTS, value)
     reject = button("Reject", REJECT, value, "danger")
     offered = {Room.CARD: [approve, reject], Room.MODAL: [show, reject], Room.FILE: [reject]}[room]
-    return [*_NOTES[room], {"type": "actions", "elements": offered}, *_votes(approval), _terms(approval)]
+    return [
+        *_NOTES[room],
+        {"type": "actions", "block_id": seen_block(approval), "elements": offered},
+        *_votes(approval),
+        _terms(approval),
+    ]
 
 
 def _terms(approval: Approval) -> Block:
@@ -132,7 +142,8 @@ def _first_lines(result: str) -> str:
 def _summary(approval: Approval) -> str:
     who = approval.decided_by if approval.is_settled and approval.decided_by else approval.requested_by
     joint = "by" if who is approval.decided_by else "asked for by"
-    return f"{_HEADS[approval.status]}: {mrkdwn.escape(approval.tool_name)}, {joint} {mrkdwn.escape(who.username)}"
+    name = mrkdwn.escape(who.display_name or who.username)
+    return f"{_HEADS[approval.status]}: {mrkdwn.escape(approval.tool_name)}, {joint} {name}"
 
 
 def review_modal(approval: Approval) -> Block:
@@ -142,7 +153,7 @@ def review_modal(approval: Approval) -> Block:
     view: Block = {
         "type": "modal",
         "callback_id": REVIEW,
-        "private_metadata": str(approval.approval_id),
+        "private_metadata": f"{approval.approval_id} {digest_shown(approval.args_digest)}",
         "title": plain("All arguments"),
         "close": plain("Close"),
         "blocks": blocks,

@@ -18,9 +18,10 @@ RETURNING session_id;
 SELECT session_id FROM deliveries WHERE session_id = $1 AND owner = $2 FOR UPDATE;
 
 -- name: advance
--- The cursor; says whether more events have come. The row lock orders this against a new event.
+-- The cursor; says whether more events are there (some may be gone with a cleared transcript). The row lock orders this
+-- against a new event.
 UPDATE user_sessions SET delivered_seq = greatest(delivered_seq, $2) WHERE session_id = $1
-RETURNING last_seq > delivered_seq AS more;
+RETURNING EXISTS (SELECT 1 FROM events e WHERE e.session_id = $1 AND e.seq > delivered_seq) AS more;
 
 -- name: finish
 DELETE FROM deliveries WHERE session_id = $1 AND owner = $2;

@@ -4,16 +4,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
 import asyncpg
+import yaml
 
-from tests.fakes.mcp_servers import HttpProbe
+from tests.fakes.mcp_servers import HttpProbe, free_port
 from tests.fakes.product import API_KEY, SECRET_KEY, Finished, Product, make_home, remove_home, run_command
 from tests.fakes.slack import BOB, SRE, FakeSlack
 from tests.fakes.tongyi import FakeTongyi
 
+MANIFEST = yaml.safe_load((Path(__file__).parents[2] / "manifest.yml").read_text())
 DB_PASSWORD = "canary-database-password"
 MCP_SECRET = "canary-mcp-header-value"
 
@@ -36,6 +39,7 @@ class World:
             bot_token="xoxb-canary-bot-token",
             app_token="xapp-canary-app-token",
             signing_secret="canary-signing-secret",
+            scopes=set(MANIFEST["oauth_config"]["scopes"]["bot"]),
             retry_delays_s=(0.2, 1.0, 1.0, 2.0, 4.0),
         )
         self.tongyi = FakeTongyi(api_key="canary-tongyi-key")
@@ -66,10 +70,12 @@ class World:
     async def _end(self) -> None:
         logs: list[str] = []
         self._stack.callback(lambda: logs.extend(product.logs() for product in self.products))
-        for product in self.products:
-            self._stack.push_async_callback(product.close)
+        self._stack.push_async_callback(self._stop)
         await self._stack.aclose()
         assert not self.leaked("\n".join(logs)), f"secrets stand in the logs: {self.leaked(''.join(logs))}"
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*(product.close() for product in self.products))
 
     def _mcp_entry(self) -> dict[str, Any]:
         return {
@@ -130,7 +136,7 @@ class World:
 
     async def command(self, *words: str, typed: str = "", **more: str) -> Finished:
         """Run another command of the product with this world's settings."""
-        keys = {"API_KEY": API_KEY, "SECRET_KEY": SECRET_KEY}
+        keys = {"API_KEY": API_KEY, "SECRET_KEY": SECRET_KEY, "PORT": str(free_port())}
         given = {name: value for name, value in {**keys, **self.settings, **more}.items() if value}
         return await run_command(self.home, *words, settings=given, typed=typed)
 

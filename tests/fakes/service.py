@@ -12,6 +12,7 @@ from agent.approvals.types import (
     AlreadySettled,
     Approval,
     ApprovalStatus,
+    ChangedMeanwhile,
     Decision,
     ExecutionStatus,
     NotAnApprover,
@@ -166,12 +167,16 @@ class FakeService:
             raise NotFound("There is no such approval.")
         return self.approvals[approval_id]
 
-    async def decide_approval(self, approval_id: UUID, decision: Decision, *, by: ChatUser) -> Approval:
+    async def decide_approval(
+        self, approval_id: UUID, decision: Decision, *, by: ChatUser, expected_digest: str | None = None
+    ) -> Approval:
         found = await self.read_approval(approval_id, by=None)
         if by.external or by.user not in self.approvers:
             raise NotAnApprover("Only an approver may decide this.")
         if found.is_settled:
             raise AlreadySettled(f"Already {found.status}.", found)
+        if expected_digest and not found.args_digest.rpartition(":")[2].startswith(expected_digest):
+            raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
         who = Person(uuid4(), by.user[2:].lower(), None, by.user)
         self.decisions.append((approval_id, decision, by))
         status = ApprovalStatus.APPROVED if decision is Decision.APPROVE else ApprovalStatus.REJECTED

@@ -7,7 +7,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from db.migrate import HEAD, MigrationFailed, is_current, migrate
+from db.migrate import HEAD, LOCK, MigrationFailed, is_current, migrate
 from tests.conftest import in_database, run_on
 
 _SCHEMA = """
@@ -65,6 +65,26 @@ async def test_replicas_that_migrate_at_once_do_not_disturb_each_other(empty: st
         assert await connection.fetchval(broken) == 0
     finally:
         await connection.close()
+
+
+async def test_a_replica_that_waits_for_its_turn_does_not_hold_up_the_one_that_migrates(dsn: str) -> None:
+    await run_on(dsn, "DELETE FROM opsagent_schema")
+    first = await asyncpg.connect(dsn)
+    try:
+        await first.execute("SELECT pg_advisory_lock($1)", LOCK)
+        second = asyncio.create_task(migrate(dsn))
+        async with asyncio.timeout(30):
+            while not await first.fetch(
+                "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%advisory_lock%' AND pid <> pg_backend_pid()"
+            ):
+                await asyncio.sleep(0.02)
+        # What LangGraph's own migrations do; it waits for every statement that was running when it began.
+        await first.execute("CREATE INDEX CONCURRENTLY another ON checkpoints (thread_id)")
+        assert not second.done()
+        await first.execute("SELECT pg_advisory_unlock($1)", LOCK)
+        assert await second is True
+    finally:
+        await first.close()
 
 
 async def test_a_migration_that_fails_says_why_and_leaves_nothing_behind(empty: str) -> None:
