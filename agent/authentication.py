@@ -86,8 +86,9 @@ class Authentication(Part):
         """Make a program's token; its secret is returned once and kept nowhere."""
         if by.role is not Role.ADMIN:
             raise AdminsOnly("Only an admin may make service tokens.")
-        if unknown := sorted(set(scopes) - set(SCOPES)) or not scopes:
-            raise BadScope(f"Unknown scopes {unknown}: choose from {', '.join(SCOPES)}.")
+        if not scopes or set(scopes) - set(SCOPES):
+            given = ", ".join(scopes) or "none"
+            raise BadScope(f"The scopes must be one or more of {', '.join(SCOPES)}, not: {given}.")
         if not 1 <= expires_in_days <= LONGEST_DAYS:
             raise Invalid(f"expires_in_days must lie between 1 and {LONGEST_DAYS}.")
         secret, token_id = tokens.new_service_token(), uuid4()

@@ -216,6 +216,12 @@ class Conversations(Part):
                 sessions.visible(await sessions.read(connection, session_id), by)
             return await events.read(connection, session_id, after=after, limit=limit)
 
+    async def last_seq(self, session_id: UUID, *, by: Principal) -> int:
+        """Return the seq of the session's newest event, 0 where there is none."""
+        async with self._database.connection() as connection:
+            sessions.visible(await sessions.read(connection, session_id), by)
+            return await connection.fetchval(events.sql.last, session_id)
+
     @asynccontextmanager
     async def watch(self, session_id: UUID) -> AsyncGenerator[asyncio.Event]:
         """An asyncio.Event that is set whenever the session has new events; clear it before reading."""

@@ -10,7 +10,7 @@ from db.database import Tx
 
 sql = queries.load("deliveries")
 
-LEASE_S = 30.0
+LEASE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)

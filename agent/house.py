@@ -82,8 +82,8 @@ def before(cursor: str | None) -> tuple[datetime, UUID]:
         return FIRST
     try:
         at, last = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        return datetime.fromisoformat(at), UUID(last)
-    except (ValueError, TypeError) as error:
+        return datetime.fromisoformat(at).astimezone(UTC), UUID(last)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadCursor("This cursor is not one that a list gave; start without one.") from error
 
 
@@ -93,8 +93,10 @@ def after(cursor: str | None) -> int:
         return 0
     try:
         (position,) = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if not 0 <= int(position) < 2**63:
+            raise ValueError("no position")
         return int(position)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadCursor("This cursor is not one that a list gave; start without one.") from error
 
 

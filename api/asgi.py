@@ -23,10 +23,11 @@ from api.routes.health import ReadinessCheck
 
 SlackHandler = Callable[[Request], Awaitable[Response]]
 
-_DESCRIPTION = """JSON over HTTP. Show a key or token as `Authorization: Bearer ...` or `X-API-Key`: the operator's API key,
-an access token from `POST /api/users/login`, or a service token. Errors are RFC 9457 problem documents: branch on `code`.
-Lists answer `{items, next_cursor}`; pass `next_cursor` as `cursor` for the next part. Every answer carries X-Request-Id.
-`GET /api/sessions/{session_id}/ws` upgrades to a WebSocket with the session's live events; see docs/api.md."""
+_DESCRIPTION = """JSON over HTTP. Show a key or token as `Authorization: Bearer ...` or as `X-API-Key`: the operator's
+API key, an access token from `POST /api/users/login`, or a service token. Errors are RFC 9457 problem documents: branch
+on `code`. Lists answer `{items, next_cursor}`; pass `next_cursor` as `cursor` for the next part. Every answer carries
+X-Request-Id. `GET /api/sessions/{session_id}/ws` upgrades to a WebSocket with the session's live events; docs/api.md
+describes it."""
 
 _TAGS = [
     {"name": "users", "description": "People: accounts, logins, roles, and their Slack identity."},

@@ -95,13 +95,14 @@ class GuardedRoute(OpenRoute):
         door.take(REQUESTS, caller.principal)
 
 
-class WelcomingRoute(GuardedRoute):
-    """A guarded route that lets strangers in too; whoever shows something must be who they say."""
+class RegistrationRoute(GuardedRoute):
+    """A guarded route that lets strangers in where registration is open; who shows something must be who they say."""
 
     @override
     async def enter(self, request: Request) -> None:
-        if shown(request) is None:
-            door_of(request).take_stranger(request)
+        door = door_of(request)
+        if shown(request) is None and door.open_registration:
+            door.take_stranger(request)
             request.state.caller = None
         else:
             await super().enter(request)

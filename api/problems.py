@@ -142,11 +142,16 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
 async def _unfit(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     # Without `input`: what was sent may hold a secret.
-    errors = [{"where": _where(e["loc"]), "message": e["msg"], "type": e["type"]} for e in error.errors()]
+    errors = places(error.errors())
     first = errors[0]
     rest = f" ({len(errors) - 1} more in `errors`.)" if len(errors) > 1 else ""
     detail = f"`{first['where']}` is wrong: {first['message']}.{rest}"
     return problem_response(422, "validation_failed", detail, more={"errors": errors})
+
+
+def places(errors: Sequence[Any]) -> list[dict[str, str]]:
+    """Return what is wrong and where, of pydantic's errors."""
+    return [{"where": _where(e["loc"]), "message": e["msg"], "type": e["type"]} for e in errors]
 
 
 def _where(place: Sequence[object]) -> str:

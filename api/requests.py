@@ -86,7 +86,7 @@ class Faults:
 
         try:
             await self._app(scope, receive, noted)
-        except Exception as error:  # noqa: BLE001 - the outermost frame of one request: who called hears of an id
+        except Exception as error:
             error_id = str(uuid4())
             log.error("request.failed", error_id=error_id, method=scope["method"], path=scope["path"], exc_info=error)
             if started:

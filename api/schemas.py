@@ -219,7 +219,12 @@ class SessionIn(Body):
 
 
 class MessageIn(Body):
-    message: str = Field(description=f"What you say, as plain text: up to {MESSAGE_LIMIT} characters.")
+    # The service judges the text, with codes of its own; here it is only told of.
+    message: str = Field(
+        description="What you say, as plain text.",
+        examples=["What is the state of the web service?"],
+        json_schema_extra={"minLength": 1, "maxLength": MESSAGE_LIMIT, "pattern": r"\S"},
+    )
 
 
 class AskIn(Body):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 SWEEP_S = 5.0
-RENEW_S = 10.0
+RENEW_S = 5.0
 AT_ONCE = 20
 """Deliveries under way at the same time."""
 GRACE_S = 5.0

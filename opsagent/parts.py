@@ -19,6 +19,7 @@ from agent.tools.demo import DemoTools
 from agent.tools.mcp import McpManager
 from agent.tools.mcp_config import load_config
 from db import migrate
+from db.database import DatabaseUnreachable
 from opsagent.compose import Core, open_core
 from opsagent.config import Settings
 from opsagent.embedded import EmbeddedPostgres
@@ -132,6 +133,8 @@ async def open_product(
             psycopg_pool=settings.psycopg_pool_size,
         ) as core:
             yield core, model
+    except DatabaseUnreachable as error:
+        raise CannotStart(str(error)) from error
     finally:
         await model.aclose()
 

@@ -14,6 +14,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from api.asgi import build_asgi
+from api.connections import bounded
 from api.console.login import OneTimeTokens
 from api.identity import KeyRing
 from api.routes.health import Readiness
@@ -26,6 +27,7 @@ log = structlog.get_logger()
 
 TRIED_WITHIN_S = 10.0
 HTTP_GRACE_S = 3
+_BACKLOG = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,14 @@ def bind(settings: Settings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        raise CannotStart(
-            f"Nothing can listen on {settings.host}:{settings.port} ({error.strerror}): set HOST or PORT to a free one."
-        ) from error
+        raise _taken(settings, error) from error
     return listener
+
+
+def _taken(settings: Settings, error: OSError) -> CannotStart:
+    return CannotStart(
+        f"Nothing can listen on {settings.host}:{settings.port} ({error.strerror}): set HOST or PORT to a free one."
+    )
 
 
 class SlackDoor:
@@ -207,6 +213,11 @@ class Process:
         settings = self._settings
         if settings.api_key is None:
             raise CannotStart("API_KEY is not set: set it to a long random value.")
+        try:
+            # Two that start at the same moment can both bind; only one can listen.
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise _taken(settings, error) from error
         app = build_asgi(
             core.service,
             keys=KeyRing(api_key=settings.api_key, signing=settings.secret_keys),
@@ -214,6 +225,7 @@ class Process:
             tokens=self._tokens,
             slack_handler=slack_handler,
             demo=parts.is_demo(model),
+            open_registration=settings.open_registration,
         )
         config = uvicorn.Config(
             app,
@@ -223,6 +235,7 @@ class Process:
             server_header=False,
             timeout_graceful_shutdown=HTTP_GRACE_S,
             timeout_keep_alive=30,
+            **bounded(),
         )
         self._server = _Server(config)
         self._start("http", self._server.serve(sockets=[listener]))

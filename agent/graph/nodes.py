@@ -13,8 +13,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 
 from agent import events, sessions, transcript
-from agent.approvals import policy, store
-from agent.approvals.policy import Verdict
+from agent.approvals import store
 from agent.approvals.types import InvalidArguments
 from agent.events import Hub
 from agent.graph.deltas import Deltas
@@ -22,7 +21,6 @@ from agent.graph.state import CallState, TurnState
 from agent.models.history import UNNAMED, repair
 from agent.run import Limits, Run
 from agent.toolcalls import UNPARSABLE, ToolCalls, Waiting
-from agent.tools import catalogue
 from agent.tools.base import cleaned
 from agent.tools.registry import Registry
 from agent.types import EventKind
@@ -90,7 +88,7 @@ class Nodes:
         raise RuntimeError("A resumed call must find its decision in the approval's row.")
 
     async def _ask(self, run: Run, prompt: list[BaseMessage]) -> AIMessageChunk:
-        offered = await self._offered(run)
+        offered = self._offered()
         model = self._chat_model.bind_tools(offered) if offered else self._chat_model
         whole: AIMessageChunk | None = None
         async with Deltas(self._database, run) as deltas:
@@ -101,28 +99,19 @@ class Nodes:
                 deltas.add(chunk.text)
         return whole or AIMessageChunk(content="")
 
-    async def _offered(self, run: Run) -> list[dict[str, Any]]:
-        """Return the tools the requester may use at all, as the model is told of them."""
-        async with self._database.connection() as connection:
-            rows = await catalogue.rows_of_user(connection, run.requester.user_id)
-        offered: list[dict[str, Any]] = []
-        for tool in self._registry.tools():
-            default, own = rows.get(tool.spec.tool_id, (None, None))
-            ruling = policy.rule_on(None, read_only=tool.spec.read_only, default=default, own=own)
-            rules = [rule for row in (default, own) if row for rule in (row.rule, row.beneath) if rule]
-            conditional = any(rule.when for rule in rules)
-            if ruling.verdict is not Verdict.DENY or conditional:
-                offered.append(
-                    {
-                        "type": "function",
-                        "function": {
-                            "name": tool.spec.name,
-                            "description": tool.spec.description,
-                            "parameters": tool.spec.input_schema,
-                        },
-                    }
-                )
-        return offered
+    def _offered(self) -> list[dict[str, Any]]:
+        """Return the tools as the model is told of them: also those that policy denies, whose refusal says so."""
+        return [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.spec.name,
+                    "description": tool.spec.description,
+                    "parameters": tool.spec.input_schema,
+                },
+            }
+            for tool in self._registry.tools()
+        ]
 
     async def _record(self, run: Run, message: AIMessage) -> None:
         """Write what the model asked for; running again writes the same rows again."""

@@ -110,6 +110,4 @@ def _same_site(request: Request) -> None:
 def _set(response: Response, request: Request, value: str, life_s: int) -> None:
     # A proxy's word is good enough here: whoever makes it up only makes their own cookie stricter.
     secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
-    response.set_cookie(
-        COOKIE, value, max_age=life_s, httponly=True, samesite="strict", secure=secure
-    )
+    response.set_cookie(COOKIE, value, max_age=life_s, httponly=True, samesite="strict", secure=secure)

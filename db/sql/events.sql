@@ -4,6 +4,9 @@ SELECT opsagent_append_event($1, $2, $3, $4, $5);
 -- name: read
 SELECT session_id, seq, kind, data, at FROM events WHERE session_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
 
+-- name: last
+SELECT last_seq FROM user_sessions WHERE session_id = $1;
+
 -- name: drop_deltas
 -- The pieces of an answer that now stands whole in the log.
 DELETE FROM events WHERE session_id = $1 AND seq >= $2 AND turn_id = $3 AND kind = 'answer.delta';

@@ -1,15 +1,18 @@
 """The first five minutes: no settings at all, an embedded database, a demo model, and every way to look at it."""
 
 import asyncio
+import json
 import re
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
 from api.identity import CSRF_HEADER, CSRF_VALUE
+from tests.fakes.mcp_servers import StdioProbe
 from tests.fakes.product import Finished, Product, make_home, remove_home, run_command
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -147,3 +150,49 @@ async def test_chat_asks_answers_and_takes_an_approval_in_the_terminal(newcomer:
     assert "restart_service needs your approval" in talked.out
     assert "Restarted chat-web" in talked.out
     assert talked.err == ""
+
+
+async def test_after_a_power_cut_everything_is_still_there_and_a_stop_ends_the_database_too(newcomer: Newcomer) -> None:
+    session_id = await newcomer.session()
+    waits = await newcomer.say(session_id, "restart phoenix because of a power cut")
+    newcomer.product.kill()
+    await newcomer.product.close()
+    newcomer.product = Product(newcomer.home, NOTHING)
+    await newcomer.product.start()
+
+    pending = (await newcomer.product.call("GET", "/api/approvals", key=newcomer.key))["items"]
+    (asked,) = [approval for approval in pending if approval["session_id"] == session_id]
+    await newcomer.product.call("POST", f"/api/approvals/{asked['approval_id']}/approve", {}, key=newcomer.key)
+    path = f"/api/sessions/{session_id}/turns/{waits['turn_id']}"
+    async with asyncio.timeout(30):
+        while "Restarted phoenix" not in str(await newcomer.product.call("GET", path, key=newcomer.key)):
+            await asyncio.sleep(0.1)
+
+    assert (newcomer.home / "postgres" / "data" / "postmaster.pid").exists()
+    assert await newcomer.product.stop() == 0
+    assert not (newcomer.home / "postgres" / "data" / "postmaster.pid").exists()
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_tool_servers_that_it_started_end_with_it(newcomer: Newcomer, how: str) -> None:
+    probe = StdioProbe(newcomer.home / f"effects-{how}.jsonl")
+    entry = probe.config()
+    config = newcomer.home / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"probe": {"command": entry.command, "args": list(entry.args)}}}))
+    product = Product(newcomer.home, NOTHING | {"MCP_CONFIG": str(config)})
+    await product.start()
+    try:
+        assert processes_of(probe)
+        if how == "kill":
+            product.kill()
+        else:
+            assert await product.stop() == 0
+        async with asyncio.timeout(10):
+            while processes_of(probe):
+                await asyncio.sleep(0.05)
+    finally:
+        await product.close()
+
+
+def processes_of(probe: StdioProbe) -> list[int]:
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(probe.path) in (p.info["cmdline"] or [])]

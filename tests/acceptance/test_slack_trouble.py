@@ -81,7 +81,7 @@ async def test_posts_that_a_kill_cut_off_from_their_record_are_not_made_again(wo
     await world.run()
 
     await slack.click(BOB, OPS, card, "approval_approve")
-    # The dead presenter's lease on a thread runs out after half a minute.
+    # The dead presenter's lease on a thread runs out first.
     await slack.bot_message(OPS, waiting["ts"], containing="tools said: restarted web", timeout=45)
     await slack.say(ALICE, "and again", thread_ts=answered["ts"])
     await slack.bot_message(OPS, answered["ts"], containing="answer 2: and again", timeout=45)
@@ -91,3 +91,18 @@ async def test_posts_that_a_kill_cut_off_from_their_record_are_not_made_again(wo
     shown = slack.find(OPS, card["ts"])
     assert shown is not None
     assert "Approved by" in slack.rendered(shown)
+
+
+async def test_a_start_while_slack_is_down_is_ready_says_so_and_connects_later(world: World) -> None:
+    slack = world.slack
+    assert await world.product.stop() == 0
+    slack.auth_test_broken = True
+    slack.down["apps.connections.open"] = 5
+    await world.run()
+    try:
+        ready = (await world.product.http.get("/readyz")).json()
+        assert "SLACK_API_URL" in ready["parts"]["slack"]
+        asked = await slack.say(ALICE, "late, but there")
+        await slack.bot_message(OPS, asked["ts"], containing="answer 1: late, but there")
+    finally:
+        slack.auth_test_broken = False

@@ -1,16 +1,18 @@
 """Whatever an operator gets wrong is told in one sentence that names it and the mend; nothing is left running."""
 
+import asyncio
 import json
 import os
 import socket
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 
-from tests.acceptance.world import World, cloned
+from tests.acceptance.world import World, cloned, on_server
 from tests.fakes.mcp_servers import free_port
-from tests.fakes.product import Finished, run_command
+from tests.fakes.product import Finished, Product, run_command
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -152,6 +154,43 @@ async def test_a_port_that_is_taken_is_told(world: World) -> None:
         said = complaint(await world.command("up", PORT=str(port)))
     assert str(port) in said
     assert "PORT" in said
+
+
+async def test_of_two_that_start_at_once_on_one_port_one_says_that_it_is_taken(world: World) -> None:
+    port = str(free_port())
+    first, second = (Product(world.home, {**world.settings, "PORT": port}) for _ in range(2))
+    await asyncio.gather(first.start(ready=False), second.start(ready=False))
+    await world.until(lambda: first.process.poll() is not None or second.process.poll() is not None, what="an end")
+    loser, winner = (first, second) if first.process.poll() is not None else (second, first)
+    try:
+        assert loser.process.returncode == 1
+        assert "opsagent: Nothing can listen on" in loser.logs()
+        assert "Traceback" not in loser.logs()
+        await winner.ready()
+    finally:
+        await asyncio.gather(first.close(), second.close())
+
+
+async def test_a_database_with_too_few_connections_is_told(world: World, server: str) -> None:
+    role = f"few_{uuid4().hex[:8]}"
+    await on_server(server, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1 IN ROLE pg_read_all_data")
+    try:
+        said = complaint(await world.command("up", DATABASE_URL=world.dsn.replace("//postgres:", f"//{role}:")))
+    finally:
+        await on_server(server, f"DROP ROLE {role}")
+    assert "DATABASE_URL" in said
+    assert "canary" not in said
+
+
+async def test_a_wrong_env_file_is_told(world: World) -> None:
+    path = world.home / ".env"
+    path.write_text("LOG_LEVEL=LOUD\n")
+    try:
+        assert "LOG_LEVEL" in complaint(await world.command("up", LOG_LEVEL=""))
+        path.write_bytes(b"\xff\xfe")
+        assert ".env" in complaint(await world.command("up"))
+    finally:
+        path.unlink()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from agent.approvals.types import (
     Approval,
     ApprovalExpired,
     ApprovalStatus,
+    ChangedMeanwhile,
     Decision,
     ExecutionStatus,
     InvalidArguments,
@@ -25,7 +26,9 @@ from agent.approvals.types import (
     Vote,
 )
 from agent.errors import Expired, Invalid, NotAllowed, NotFound
+from agent.identities import Authenticated
 from agent.service import Submitted, ToolView, TurnView
+from agent.tokens import BadToken
 from agent.tools.base import Source, ToolSpec, schema_hash, tool_id
 from agent.tools.catalogue import ToolApproval
 from agent.types import Event, EventKind, Message, Page, Principal, Role, Session, Turn, TurnStatus, Usage
@@ -76,11 +79,17 @@ class MemoryService:
         self.hold = asyncio.Event()
         self.actor = ADMIN
         self.explode: Exception | None = None
+        self.tokens: dict[str, Authenticated] = {}
         self._watchers: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
         self._running: set[asyncio.Task[None]] = set()
 
     def api_key_principal(self) -> Principal:
         return self.actor
+
+    async def authenticate(self, token: str) -> Authenticated:
+        if (found := self.tokens.get(token)) is None or (found.expires_at and found.expires_at <= datetime.now(UTC)):
+            raise BadToken
+        return found
 
     # Sessions
 
@@ -176,6 +185,9 @@ class MemoryService:
         kept = self._find(session_id, by) if by else self.kept[session_id]
         return [event for event in kept.events if event.seq > after][:limit]
 
+    async def last_seq(self, session_id: UUID, *, by: Principal) -> int:
+        return len(self._find(session_id, by).events)
+
     @asynccontextmanager
     async def watch(self, session_id: UUID) -> AsyncIterator[asyncio.Event]:
         news = asyncio.Event()
@@ -206,6 +218,7 @@ class MemoryService:
         by: Principal,
         reason: str | None = None,
         args: dict[str, Any] | None = None,
+        expected_digest: str | None = None,
     ) -> Approval:
         approval = await self.read_approval(approval_id, by=by)
         now = datetime.now(UTC)
@@ -216,6 +229,8 @@ class MemoryService:
             raise AlreadySettled(f"Already {approval.status} by {name}.", approval)
         if now >= approval.expires_at:
             raise ApprovalExpired("This approval has expired; ask the agent again.")
+        if expected_digest is not None and not approval.args_digest.startswith(expected_digest):
+            raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
         if args is not None:
             self._check_args(approval.tool_id, args)
             approval = replace(approval, args=args, args_digest=_digest(args))

@@ -167,6 +167,20 @@ async def test_the_same_click_sent_twice_counts_once(still: Still) -> None:
     assert still.ran == ["web"]
 
 
+async def test_a_decision_waits_for_the_threads_lock_before_it_takes_the_approvals(still: Still) -> None:
+    approval = await still.ask(by=ALICE)
+    async with still.floor.core.database.transaction() as tx:
+        await tx.execute("SELECT 1 FROM user_sessions WHERE session_id = $1 FOR UPDATE", still.session_id)
+        deciding = asyncio.create_task(still.floor.decide(approval, by=BOB))
+        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        async with asyncio.timeout(10):
+            while not await still.floor.sql(waits):
+                await asyncio.sleep(0.02)
+        # What the worker locks next: had the decision taken it, each would wait for the other.
+        await tx.execute("SELECT 1 FROM approvals WHERE approval_id = $1 FOR UPDATE NOWAIT", approval.approval_id)
+    assert (await deciding).status is ApprovalStatus.APPROVED
+
+
 # Checked again before the run -------------------------------------------------------------------------------------
 
 

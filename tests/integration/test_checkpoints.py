@@ -94,22 +94,27 @@ class LookingModel(ScriptedModel):
             yield chunk
 
 
-async def test_the_checkpoint_of_a_runs_input_is_left_out(dsn: str) -> None:
+async def test_checkpoints_that_hold_only_a_runs_input_are_left_out(dsn: str) -> None:
     model = LookingModel()
     async with running(dsn, model=model) as floor:
         session_id = await floor.session()
-        model._seen = []
-        model._look = lambda: floor.sql(
-            "SELECT metadata->>'source' AS source, parent_checkpoint_id FROM checkpoints WHERE thread_id = $1 ORDER BY 1",
-            str(session_id),
-        )
+
+        async def stored() -> list[Any]:
+            return await floor.sql(
+                "SELECT checkpoint_id, parent_checkpoint_id, metadata->>'source' AS source FROM checkpoints"
+                " WHERE thread_id = $1 ORDER BY checkpoint_id",
+                str(session_id),
+            )
+
+        model._seen, model._look = [], stored
         await floor.say(session_id, "hello")
-        assert model._seen == [[("loop", None)]]
-        await floor.say(session_id, "again")
-    first, second = model._seen
-    assert {row["source"] for row in second} == {"loop"}
-    assert len(second) == 2  # the one that the first turn left, and the new turn's first
-    assert len(first) == 1
+        left = await stored()
+        await floor.say(session_id, 'again {{tool uptime {"service": "web"}}}')
+    first, second, after_a_step = model._seen
+    assert (first, second) == ([], left)  # a turn's first question to the model comes before anything is stored
+    assert {row["source"] for row in [*left, *after_a_step]} == {"loop"}
+    # What is stored first hangs on what the turn before left, as if nothing were left out.
+    assert after_a_step[1]["parent_checkpoint_id"] == left[0]["checkpoint_id"]
 
 
 @pytest.mark.parametrize("turns_before", [0, 1])

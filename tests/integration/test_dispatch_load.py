@@ -29,10 +29,15 @@ async def test_two_worker_processes_answer_every_message_once_and_in_order(dsn: 
         assert two.is_running
         assert await floor.sql("SELECT status, count(*) FROM turns GROUP BY status") == [("completed", THREADS * EACH)]
         for thread, session_id in enumerate(threads):
-            said = await floor.sql("SELECT role, content FROM messages WHERE session_id = $1 ORDER BY position", session_id)
+            said = await floor.sql(
+                "SELECT role, content FROM messages WHERE session_id = $1 ORDER BY position", session_id
+            )
             expected = []
             for number in range(EACH):
-                expected += [("user", f"{number} in {thread}"), ("assistant", f"answer {number + 1}: {number} in {thread}")]
+                expected += [
+                    ("user", f"{number} in {thread}"),
+                    ("assistant", f"answer {number + 1}: {number} in {thread}"),
+                ]
             assert [tuple(row) for row in said] == expected
         assert await floor.sql("SELECT 1 FROM procrastinate_jobs WHERE task_name = 'advance'") == []
 

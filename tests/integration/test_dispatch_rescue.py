@@ -95,8 +95,8 @@ async def test_sweepers_and_rescuers_at_once_wake_every_thread_once(asleep: Floo
         swept = await asyncio.gather(*(dispatch.sweep(database) for database in both))
     finally:
         await other.close()
-    assert sorted(sum(rescued, [])) == sorted(threads[:10])  # each by one of the two
-    assert set(sum(swept, [])) == set(threads[10:])
+    assert sorted([*rescued[0], *rescued[1]]) == sorted(threads[:10])  # each by one of the two
+    assert {*swept[0], *swept[1]} == set(threads[10:])
     locks = await asleep.sql("SELECT lock, count(*) FROM procrastinate_jobs WHERE task_name = 'advance' GROUP BY lock")
     assert {UUID(lock): count for lock, count in locks} == dict.fromkeys(threads, 1)
     async with running(dsn):

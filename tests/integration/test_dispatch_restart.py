@@ -95,7 +95,8 @@ async def test_every_message_is_answered_once_across_a_restart_of_the_database(
             )
             assert [row["content"] for row in said] == [f"{number} {steps}" for number in range(EACH)]
         answers = await floor.sql(
-            "SELECT turn_id FROM messages WHERE role = 'assistant' AND tool_calls IS NULL GROUP BY turn_id HAVING count(*) = 1"
+            "SELECT turn_id FROM messages WHERE role = 'assistant' AND tool_calls IS NULL"
+            " GROUP BY turn_id HAVING count(*) = 1"
         )
         assert len(answers) == THREADS * EACH
 

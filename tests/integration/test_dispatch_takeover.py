@@ -106,8 +106,6 @@ async def test_a_worker_that_froze_in_the_middle_of_turns_changes_nothing_when_i
         assert answered.turn.reply == "answer 2: are you back?"
 
 
-
-
 STEPS = " ".join(f'{{{{{"next " if n else ""}tool restart {{"service": "step {n}"}}}}}}' for n in range(5))
 ALL_STEPS = [f"step {n}" for n in range(5)]
 
@@ -141,7 +139,9 @@ async def test_a_drained_worker_hands_a_turn_over_after_its_step_and_no_tool_run
         tools.gate.set()
         await asyncio.gather(loop, return_exceptions=True)
         assert tools.ran("restart") == ALL_STEPS[:3]
-        ((status, attempts),) = await leaving.sql("SELECT status, attempts FROM turns WHERE turn_id = $1", sent.turn.turn_id)
+        ((status, attempts),) = await leaving.sql(
+            "SELECT status, attempts FROM turns WHERE turn_id = $1", sent.turn.turn_id
+        )
         assert (status, attempts) == ("running", 0)  # a drain is no failure
         assert await leaving.sql("SELECT status FROM procrastinate_jobs WHERE task_name = 'advance'") == [("todo",)]
 

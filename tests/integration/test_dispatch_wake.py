@@ -74,7 +74,9 @@ async def no_jobs(floor: Floor) -> None:
 
 
 async def unanswered(floor: Floor) -> list[str]:
-    return [row["text"] for row in await floor.sql("SELECT text FROM turns WHERE status <> 'completed' ORDER BY ordinal")]
+    return [
+        row["text"] for row in await floor.sql("SELECT text FROM turns WHERE status <> 'completed' ORDER BY ordinal")
+    ]
 
 
 async def submit_without_lock(floor: Floor, session_id: UUID, text: str) -> None:

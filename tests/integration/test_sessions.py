@@ -185,6 +185,17 @@ async def test_ending_a_session_while_a_tool_runs_stops_the_tool_and_leaves_noth
 
 
 @pytest.mark.parametrize("verb", ["delete_session", "clear_messages"])
+async def test_a_worker_that_did_not_hear_of_the_end_writes_nothing_behind_it(floor: Floor, verb: str) -> None:
+    session_id = await floor.session()
+    floor.core.hub.on_cancel = lambda _session_id: None
+    turn_id = await in_flight(floor, session_id)
+    await getattr(floor.service, verb)(session_id, by=ADMIN)
+    await nothing_comes_back(floor, session_id)
+    ((status,),) = await floor.sql("SELECT status FROM executions WHERE turn_id = $1", turn_id)
+    assert (status, floor.tools.ran("slow")) == ("outcome_unknown", ["s"])
+
+
+@pytest.mark.parametrize("verb", ["delete_session", "clear_messages"])
 async def test_ending_a_session_that_waits_for_people_keeps_the_approvals_row(floor: Floor, verb: str) -> None:
     session_id = await floor.session()
     approval = await waiting(floor, session_id)

@@ -197,7 +197,7 @@ async def test_a_tool_that_asks_in_its_result_for_another_call_gets_a_person_ask
     assert floor.tools.ran("restart") == []
 
 
-async def test_a_tool_that_policy_denies_is_neither_offered_nor_run(floor: Floor) -> None:
+async def test_a_tool_that_policy_denies_is_not_run_and_the_model_is_told(floor: Floor) -> None:
     denied = Rule(auto_execute=False, approval_required=False)
     await floor.service.set_tool_approval(floor.tools["restart"].spec.tool_id, denied, by=ADMIN)
     session_id = await floor.session()
@@ -244,6 +244,38 @@ async def test_an_approval_of_a_sibling_that_waits_again_starts_while_another_ap
     await floor.until(lambda: floor.tools.ran("restart") == ["web"])
     floor.tools.gate.set()
     assert (await floor.done(asked.turn.turn_id)).turn.status is TurnStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "runs"),
+    [
+        ("SELECT 1", 2),
+        ("""UPDATE approvals SET args = '{"service":"everything"}'""", 1),
+        ("UPDATE approvals SET schema_hash = 'another'", 1),
+        ("UPDATE tool_approval_config SET auto_execute = false, approval_required = false", 1),
+        ("UPDATE users SET disabled = true WHERE username = 'mia'", 1),
+    ],
+)
+async def test_an_idempotent_call_that_was_cut_off_runs_again_only_while_it_still_may(
+    dsn: str, meanwhile: str, runs: int
+) -> None:
+    async with running(dsn, work=False) as floor:
+        mia, tool = await floor.user("mia"), floor.tools["repeat"]
+        asks = Rule(auto_execute=False, approval_required=True)
+        await floor.service.set_tool_approval(tool.spec.tool_id, asks, by=ADMIN)
+        approval = await floor.service.ask_approval(tool.spec.tool_id, {"service": "a"}, by=mia)
+        await floor.decide(approval)
+        tool.effect = lambda _args: asyncio.Event().wait()  # pyright: ignore[reportAttributeAccessIssue]
+        cut_off = asyncio.create_task(floor.core.turns.advance(approval.session_id))
+        await floor.until(lambda: len(floor.tools.effects) == 1)
+        cut_off.cancel()
+        await asyncio.wait([cut_off])
+        tool.effect = None
+        await floor.sql(meanwhile)
+        await floor.core.turns.advance(approval.session_id)
+        after = await floor.service.read_approval(approval.approval_id, by=ADMIN)
+        assert after.execution.value == ("succeeded" if runs == 2 else "outcome_unknown")
+        assert floor.tools.ran("repeat") == ["a"] * runs
 
 
 # Limits -----------------------------------------------------------------------------------------------------------

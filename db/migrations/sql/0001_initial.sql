@@ -74,6 +74,7 @@ CREATE TABLE turns (
 CREATE UNIQUE INDEX turns_event_key ON turns (event_key) WHERE event_key IS NOT NULL;
 CREATE UNIQUE INDEX turns_message_key ON turns (message_key) WHERE message_key IS NOT NULL;
 CREATE UNIQUE INDEX turns_one_at_a_time ON turns (session_id) WHERE status IN ('running', 'awaiting_approval');
+CREATE INDEX turns_of_session ON turns (session_id);
 CREATE INDEX turns_open ON turns (session_id, ordinal) WHERE status IN ('queued', 'running', 'awaiting_approval');
 
 CREATE TABLE messages (

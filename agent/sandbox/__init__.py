@@ -1,0 +1,1 @@
+"""The sandbox: programs of other people, run with only what was declared for them."""
