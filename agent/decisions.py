@@ -158,10 +158,12 @@ class Decisions(Part):
         self, approval_id: UUID, by: Principal | ChatUser
     ) -> tuple[Principal, dict[str, frozenset[str]]]:
         """Ask the chat platform, before any lock, what must be known of a voter."""
-        async with self._database.transaction() as tx:
-            voter = await self._acting(tx, by)
-            approval = await store.read(tx, approval_id)
-        if voter.chat_user is not None and self._house.profiles is not None:
+        async with self._database.connection() as connection:
+            voter = await self._acting(connection, by)
+            if voter.chat_user is None:
+                return voter, {}
+            approval = await store.read(connection, approval_id)
+        if self._house.profiles is not None:
             await users.refresh_profile(self._database, self._house.profiles, voter.user_id)
         return voter, await self._groups(approval, voter)
 

@@ -45,6 +45,7 @@ async def finish(tx: Tx, session_id: UUID, owner: UUID, *, delivered_seq: int) -
     """Advance the cursor; end the lease, or keep it and return True where more has come meanwhile."""
     # The session's row first: an event that is being appended holds it while it looks for the delivery's row.
     more = await tx.fetchval(sql.advance, session_id, delivered_seq)
+    more = more and await tx.fetchval(sql.behind_cursor, session_id)
     if more and await tx.fetchval(sql.lock, session_id, owner) is not None:
         await tx.execute(sql.keep, session_id, owner, LEASE_S)
         return True

@@ -408,5 +408,5 @@ def _why_not(approval: Approval) -> str:
     if approval.status is ApprovalStatus.CANCELLED:
         return approval.reason or "This call was cancelled and not run."
     who = approval.decided_by.display_name or approval.decided_by.username if approval.decided_by else "an approver"
-    said = f" They said: {approval.reason}" if approval.reason else ""
+    said = f' They said: "{approval.reason}".' if approval.reason else ""
     return f"Rejected by {who}; the call was not run.{said} Don't call it again unless you are asked to."

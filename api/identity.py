@@ -101,16 +101,23 @@ class Identity:
 
 
 def shown(request: HTTPConnection) -> Credential | None:
-    """Return what the caller shows; raises a 401 for an Authorization that isn't Bearer."""
-    if (key := request.headers.get("x-api-key")) is not None:
-        return Credential(key)
-    if (header := request.headers.get("authorization")) is not None:
-        scheme, _, token = header.strip().partition(" ")
-        if scheme.lower() != "bearer":
-            raise unauthorized("Authorization takes the form: Bearer <key>.")
-        return Credential(token.strip())
+    """Return what the caller shows; raises a 401 for an Authorization that isn't Bearer, or for two keys at once."""
+    key, bearer = request.headers.get("x-api-key"), _bearer(request.headers.get("authorization"))
+    if key is not None and bearer is not None and key != bearer:
+        raise unauthorized("X-API-Key and Authorization say different things: send one of them.")
+    if (given := key if key is not None else bearer) is not None:
+        return Credential(given)
     cookie = request.cookies.get(COOKIE)
     return None if cookie is None else Credential(cookie, is_cookie=True)
+
+
+def _bearer(header: str | None) -> str | None:
+    if header is None:
+        return None
+    scheme, _, token = header.strip().partition(" ")
+    if scheme.lower() != "bearer":
+        raise unauthorized("Authorization takes the form: Bearer <key>.")
+    return token.strip()
 
 
 def is_same_site(request: HTTPConnection) -> bool:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from agent.accounts import WrongCredentials
 from agent.approvals.types import AlreadySettled
@@ -33,6 +34,7 @@ _PLAIN: dict[int, tuple[str, str]] = {
     405: ("method_not_allowed", "This address does not take this method; the Allow header lists those it takes."),
 }
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _MEANING = {
     400: "The body is not JSON.",
     401: "Nobody known calls: no key or token, a wrong one, or one that has ended.",
@@ -130,13 +132,22 @@ async def _wrong_credentials(_: Request, error: Exception) -> JSONResponse:
     return problem_response(401, "wrong_credentials", error.message, headers=headers)
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    headers = error.headers
     if isinstance(error, Problem):
-        return problem_response(error.status_code, error.code, error.detail, headers=error.headers)
+        return problem_response(error.status_code, error.code, error.detail, headers=headers)
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(method for method in _METHODS if _takes(request, method))}
     phrase = HTTPStatus(error.status_code).phrase
     code, detail = _PLAIN.get(error.status_code, (phrase.lower().replace(" ", "_"), str(error.detail)))
-    return problem_response(error.status_code, code, detail, headers=error.headers)
+    return problem_response(error.status_code, code, detail, headers=headers)
+
+
+def _takes(request: Request, method: str) -> bool:
+    # Starlette itself names the methods of only the first route that has this path.
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 async def _unfit(_: Request, error: Exception) -> JSONResponse:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from agent.approvals.policy import Rule, When
 from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus
@@ -42,6 +42,16 @@ Seen = Annotated[
     ),
 ]
 Reason = Annotated[str, Field(max_length=2_000, description="Why, for whoever reads the record.")]
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("send a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+"""What JSON Schema calls an integer: 60 and 60.0, but neither "60" nor true."""
 
 
 class Body(BaseModel):
@@ -213,8 +223,8 @@ class ToolOut(BaseModel):
 
 class SessionIn(Body):
     title: str | None = Field(default=None, max_length=200)
-    expires_in_s: int | None = Field(
-        default=None, strict=True, ge=1, le=YEAR_S, description="Unset: it does not expire."
+    expires_in_s: Annotated[Whole, Field(ge=1, le=YEAR_S)] | None = Field(
+        default=None, description="Unset: it does not expire."
     )
 
 
@@ -260,9 +270,9 @@ class RuleIO(Body):
     auto_execute: bool = Field(strict=True)
     approval_required: bool = Field(strict=True)
     approvers: list[str] | None = Field(None, max_length=100)
-    quorum: int | None = Field(None, strict=True, ge=1, le=100)
+    quorum: Annotated[Whole, Field(ge=1, le=100)] | None = None
     four_eyes: bool | None = Field(None, strict=True)
-    expires_in_s: int | None = Field(None, strict=True, ge=1, le=RULE_S)
+    expires_in_s: Annotated[Whole, Field(ge=1, le=RULE_S)] | None = None
     when: list[WhenIO] = Field(default_factory=list[WhenIO], max_length=50)
 
 

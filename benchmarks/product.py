@@ -61,14 +61,21 @@ class Product:
         view = await self._service.wait_turn(sent.turn.turn_id, timeout=60)
         return sent.turn.turn_id, view.pending_approvals[0].approval_id
 
+    async def _final(self, session_id: UUID, turn_id: UUID) -> None:
+        async with self._service.watch(session_id) as changed, asyncio.timeout(60):
+            while True:
+                changed.clear()
+                if (await self._service.read_turn(session_id, turn_id, by=ADMIN)).turn.status.is_final:
+                    return
+                await changed.wait()
+
     async def cycles(self, n: int) -> dict[str, Any]:
         """Messages to their cards, the decision, the answer."""
 
         async def cycle(session_id: UUID) -> None:
             turn_id, approval_id = await self._ask(session_id)
             await self._service.decide_approval(approval_id, Decision.APPROVE, by=ADMIN)
-            while not (await self._service.wait_turn(turn_id, timeout=60)).turn.status.is_final:
-                await asyncio.sleep(0.001)
+            await self._final(session_id, turn_id)
 
         return await timed(cycle, await self._sessions(n))
 

@@ -24,15 +24,15 @@ _ONLY_TASK = "~__pregel_pull"
 """How the path of a task begins that has its step to itself, as the model's has."""
 
 
-def make_pool(dsn: str, *, min_size: int = 1, max_size: int = 8) -> Pool:
-    """Return the process's psycopg pool, closed: autocommit, and every connection checked before use."""
+def make_pool(dsn: str, *, min_size: int = 1, max_size: int = 8, check_every_s: float = CHECKED_S) -> Pool:
+    """Return the process's psycopg pool, closed: autocommit, and a connection that rested is checked before use."""
     return AsyncConnectionPool(
         dsn,
         min_size=min_size,
         max_size=max_size,
         open=False,
         configure=_prepare,
-        check=_Checks().check,
+        check=_Checks(check_every_s).check,
         timeout=10,
         name="checkpoints",
     )
@@ -41,12 +41,13 @@ def make_pool(dsn: str, *, min_size: int = 1, max_size: int = 8) -> Pool:
 class _Checks:
     """Checks connections before use, but not one that was checked a moment ago: each check is a round trip."""
 
-    def __init__(self) -> None:
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
         self._checked: WeakKeyDictionary[psycopg.AsyncConnection[Any], float] = WeakKeyDictionary()
 
     async def check(self, connection: psycopg.AsyncConnection[Any]) -> None:
         now = time.monotonic()
-        if now - self._checked.get(connection, float("-inf")) > CHECKED_S:
+        if now - self._checked.get(connection, float("-inf")) > self._every_s:
             await AsyncConnectionPool.check_connection(connection)
             self._checked[connection] = now
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -105,15 +106,26 @@ def _spellings(secret: str) -> set[str]:
 def _shared() -> list[Processor]:
     return [
         structlog.stdlib.add_log_level,
+        _uncoloured,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
 
 
+def _uncoloured(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    # uvicorn sends each of its lines a second time with colours in it.
+    event.pop("color_message", None)
+    return event
+
+
 def _rendering(out: TextIO) -> list[Processor]:
     if out.isatty():
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors="NO_COLOR" not in os.environ, exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str, ensure_ascii=False)]
 
 

@@ -19,7 +19,7 @@ from agent.tools.demo import DemoTools
 from agent.tools.mcp import McpManager
 from agent.tools.mcp_config import load_config
 from db import migrate
-from db.database import DatabaseUnreachable
+from db.database import Database, DatabaseUnreachable
 from opsagent.compose import Core, open_core
 from opsagent.config import Settings
 from opsagent.embedded import EmbeddedPostgres
@@ -150,6 +150,16 @@ async def check_model(model: Any) -> str:
     except ModelError as error:
         log.warning("model.unavailable", error=error.sentence)
         return error.sentence
+    return "ok"
+
+
+async def check_database(database: Database) -> str:
+    """Return "ok", or that no answer comes."""
+    try:
+        async with asyncio.timeout(2), database.connection() as connection:
+            await connection.execute("SELECT 1")
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        return f"The database does not answer ({type(error).__name__})."
     return "ok"
 
 

@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 TRIED_WITHIN_S = 10.0
 HTTP_GRACE_S = 3
+CHECK_AGAIN_S = 60.0
 _BACKLOG = 2048
 
 
@@ -48,9 +49,15 @@ class State:
 
     ready: bool = False
     parts: dict[str, str] = field(default_factory=dict[str, str])
+    core: Core | None = None
 
     async def readiness(self) -> Readiness:
-        return Readiness(self.ready, dict(self.parts))
+        """Once ready, later trouble of a part shows in its sentence and takes nothing back."""
+        found = dict(self.parts)
+        if self.core is not None:
+            found["database"] = await parts.check_database(self.core.database)
+            found |= {f"tools: {name}": problem for name, problem in self.core.registry.problems().items()}
+        return Readiness(self.ready, found)
 
 
 class _Server(uvicorn.Server):
@@ -146,7 +153,7 @@ class Process:
                 parts.open_database(self._settings) as dsn,
                 parts.open_product(self._settings, dsn, slack, tools=self._roles.works) as (core, model),
             ):
-                self._state.parts["database"] = "ok"
+                self._state.core = core
                 try:
                     await self._live(core, model, slack, listener)
                 finally:
@@ -198,9 +205,16 @@ class Process:
             self._start("sweeps", core.sweeps.run())
         for name, problem in core.registry.problems().items():
             log.warning("tools.problem", source=name, problem=problem)
-            self._state.parts[f"tools: {name}"] = problem
+        self._start("checks", self._check_again())
         self._state.ready = True
         self._announce(model)
+
+    async def _check_again(self) -> None:
+        """Look after Slack every minute, for /readyz: what was down at the start may be up by now."""
+        while True:
+            await asyncio.sleep(CHECK_AGAIN_S)
+            with contextlib.suppress(CannotStart):
+                await self._check_slack()
 
     async def _check_model(self, model: Any) -> None:
         if self._roles.works:
@@ -279,7 +293,7 @@ class Process:
         core.turns.drain()
         if self._server:
             self._server.should_exit = True
-        for names in (("socket", "worker"), ("sweeps", "catalogue", "presenter", "http"), ("tools", "hub")):
+        for names in (("socket", "worker"), ("sweeps", "catalogue", "checks", "presenter", "http"), ("tools", "hub")):
             ending = [self._loops[name] for name in names if name in self._loops]
             for task in ending:
                 if task.get_name() != "http":

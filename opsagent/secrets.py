@@ -69,7 +69,6 @@ def _keep_first(path: Path, value: str) -> None:
     draft = _draft(path, value)
     with suppress(FileExistsError):
         os.link(draft, path)
-        log.info("secrets.generated", path=str(path))
     draft.unlink()
 
 

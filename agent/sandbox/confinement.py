@@ -141,6 +141,6 @@ def _become(command: list[str], env: dict[str, str]) -> NoReturn:
     for sign in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a program would inherit that
         signal.signal(sign, signal.SIG_DFL)
     try:
-        os.execve(command[0], command, env)
+        os.execve(command[0], command, env)  # noqa: S606 - what we are for
     except OSError as error:
         raise OSError(f"{command[0]} can't be started: {error.strerror}; declare what it needs as read paths") from None

@@ -58,9 +58,7 @@ def ruleset(
     scoped = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if version >= SCOPES_SINCE else 0
     wanted = _Ruleset(files, net, scoped)
     known = 8 if version < PORTS_SINCE else 16 if version < SCOPES_SINCE else 24  # an older kernel refuses more
-    made = syscalls.call(
-        "landlock_create_ruleset", ctypes.byref(wanted), ctypes.c_size_t(known), ctypes.c_uint32(0)
-    )
+    made = syscalls.call("landlock_create_ruleset", ctypes.byref(wanted), ctypes.c_size_t(known), ctypes.c_uint32(0))
     reading = _EXECUTE | _READ_FILE | _READ_DIR
     for path in read:
         _allow(made, path, reading & files)
@@ -94,6 +92,4 @@ def _allow(made: int, path: str, rights: int) -> None:
 
 
 def _add(made: int, kind: int, rule: ctypes.Structure) -> None:
-    syscalls.call(
-        "landlock_add_rule", ctypes.c_int(made), ctypes.c_int(kind), ctypes.byref(rule), ctypes.c_uint32(0)
-    )
+    syscalls.call("landlock_add_rule", ctypes.c_int(made), ctypes.c_int(kind), ctypes.byref(rule), ctypes.c_uint32(0))

@@ -94,7 +94,7 @@ def _bubblewrap(capability: Capability, spec: SandboxSpec, temp: str, program: s
     seen = {*paths.system(), *launcher, *paths.of_command(program), *spec.read_paths}
     options = [str(capability.bwrap), "--unshare-all", *["--share-net"] * spec.network]
     options += ["--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
-    for path in sorted(seen):  # a folder before what lies in it
+    for path in sorted(path for path in seen if not any(str(above) in seen for above in Path(path).parents)):
         options += ["--ro-bind-try", path, path]
     for path in (temp, *sorted(spec.write_paths)):
         options += ["--bind-try", path, path]

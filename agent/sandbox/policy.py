@@ -113,11 +113,12 @@ def protections(capability: Capability, spec: SandboxSpec, mode: Mode) -> Protec
     has_namespaces = on and capability.bwrap is not None and not spec.host_view
     has_account = on and (capability.account is not None or not capability.is_root)
     dropped = on and capability.account is not None
+    has_scopes = has_landlock and capability.landlock >= SCOPES_MINIMUM
     holds = {
         "files": has_landlock,
         "network": on and capability.seccomp and (has_landlock or not spec.ports),
         "system calls": on and capability.seccomp,
-        "other processes": on and (has_landlock and capability.landlock >= SCOPES_MINIMUM or dropped or has_namespaces),
+        "other processes": has_scopes or dropped or has_namespaces,
         "limits": on,
         "unprivileged account": has_account,
     }

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
@@ -122,15 +123,12 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    for sign in (supervisor.AT_ONCE, 9):
+    for sign in (supervisor.AT_ONCE, signal.SIGKILL):
         if process.returncode is not None:
             break
         with suppress(ProcessLookupError):
             process.send_signal(sign)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE_S):
-                while process.returncode is None:  # not wait(): it also waits for pipes, which a stray may hold
-                    await asyncio.sleep(0.002)
+        await _exited(process)
     transport = getattr(process, "_transport", None)  # nothing public closes our ends of the pipes
     if transport is not None:
         with suppress(PermissionError):
@@ -138,9 +136,16 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await asyncio.sleep(0)
 
 
-async def _converse(
-    process: asyncio.subprocess.Process, stdin: bytes | None, out: "_Kept", err: "_Kept"
-) -> None:
+async def _exited(process: asyncio.subprocess.Process) -> None:
+    # Not process.wait(): it also waits for the pipes, which may be full.
+    deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+    while process.returncode is None:
+        if asyncio.get_running_loop().time() >= deadline:
+            return
+        await asyncio.sleep(0.002)
+
+
+async def _converse(process: asyncio.subprocess.Process, stdin: bytes | None, out: "_Kept", err: "_Kept") -> None:
     assert process.stdout
     assert process.stderr
     try:

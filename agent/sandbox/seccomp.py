@@ -21,14 +21,6 @@ _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _STREAM, _DATAGRAM, _PACKETS, _TYPE = 1, 2, 5, 0xF
 _ANY, _TCP, _UDP = 0, 6, 17
 
-_ARGUED = frozenset(
-    "socket socketpair sendto sendmsg sendmmsg clone clone3 ioctl prlimit64 sched_setaffinity sched_setscheduler "
-    "sched_setparam sched_setattr setpriority ioprio_set seccomp landlock_create_ruleset landlock_add_rule "
-    "landlock_restrict_self".split()
-)
-DENIED = (*(name for name in syscalls.NUMBERS if name not in _ARGUED), "ioprio_set")
-"""Calls that nothing we run needs, whatever their arguments."""
-
 _OWN_PROCESS_ONLY = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
 """Calls whose first argument names a process: 0 is oneself, anything else could be the agent under the same account."""
 
@@ -64,7 +56,7 @@ def program(machine: str, *, network: bool, ports_only: bool) -> list[Step]:
     steps = [_load(_AT_ARCH), (_JUMP_EQUAL, 1, 0, syscalls.AUDIT_ARCH[machine]), _answer(_KILL), _load(_AT_NUMBER)]
     if machine == syscalls.X86_64:  # the x32 numbers reach the same calls
         steps += [(_JUMP_AT_LEAST, 0, 1, _X32), _error(errno.EPERM)]
-    for name in DENIED:
+    for name in syscalls.DENIED:
         steps += _when(machine, name, [_error(errno.EPERM)])
     # glibc falls back to clone, whose flags a filter can read; clone3 hides them behind a pointer.
     steps += _when(machine, "clone3", [_error(errno.ENOSYS)])
@@ -152,4 +144,3 @@ def _error(code: int) -> Step:
 
 def _answer(action: int) -> Step:
     return (_RETURN, 0, 0, action)
-

@@ -8,8 +8,10 @@ X86_64, AARCH64 = "x86_64", "aarch64"
 
 AUDIT_ARCH = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
 
-NUMBERS: dict[str, tuple[int | None, int | None]] = {
-    # name: (x86_64, aarch64)
+_Table = dict[str, tuple[int | None, int | None]]
+
+USED: _Table = {
+    # name: (x86_64, aarch64); called by us, or judged by their arguments
     "socket": (41, 198),
     "socketpair": (53, 199),
     "sendto": (44, 206),
@@ -24,11 +26,13 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
     "setpriority": (141, 140),
-    "ioprio_set": (251, 30),
     "seccomp": (317, 277),
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
+}
+
+DENIED: _Table = {
     # other processes' memory and files
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -39,6 +43,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "perf_event_open": (298, 241),
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
+    "ioprio_set": (251, 30),
     # kernel interfaces with a long history of holes
     "userfaultfd": (323, 282),
     "bpf": (321, 280),
@@ -106,6 +111,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "mq_unlink": (241, 181),
 }
 
+_NUMBERS = {**USED, **DENIED}
+
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
@@ -123,7 +130,7 @@ def machine() -> str | None:
 
 def number(name: str, on: str) -> int | None:
     """Return the call's number on that machine; None where it has no such call."""
-    return NUMBERS[name][0 if on == X86_64 else 1]
+    return _NUMBERS[name][0 if on == X86_64 else 1]
 
 
 def call(name: str, *arguments: object) -> int:

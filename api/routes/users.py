@@ -150,7 +150,7 @@ async def index(
 
 
 @router.patch(
-    "/{user_id}",
+    "/{user_id:uuid}",
     summary="Set a role or disable",
     description="Admins only. Counts at once: for tokens, for votes, and for calls that are about to run.",
     operation_id="update_user",
@@ -161,7 +161,7 @@ async def update(service: Service, actor: Actor, user_id: UUID, body: StandingIn
 
 
 @router.post(
-    "/{user_id}/link",
+    "/{user_id:uuid}/link",
     summary="Link a user with Slack",
     description="Admins only. The account takes over the Slack user's sessions and requests.",
     operation_id="link_user",

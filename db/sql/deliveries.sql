@@ -18,10 +18,16 @@ RETURNING session_id;
 SELECT session_id FROM deliveries WHERE session_id = $1 AND owner = $2 FOR UPDATE;
 
 -- name: advance
--- The cursor; says whether more events are there (some may be gone with a cleared transcript). The row lock orders this
--- against a new event.
+-- The cursor; says whether more events have come. The row lock orders this against a new event.
 UPDATE user_sessions SET delivered_seq = greatest(delivered_seq, $2) WHERE session_id = $1
-RETURNING EXISTS (SELECT 1 FROM events e WHERE e.session_id = $1 AND e.seq > delivered_seq) AS more;
+RETURNING last_seq > delivered_seq AS more;
+
+-- name: behind_cursor
+-- Whether events are there to render: some may be gone with a cleared transcript. A statement of its own, after the
+-- cursor's: that one may have waited for the event's transaction, and its snapshot is older than the wait.
+SELECT EXISTS (
+       SELECT 1 FROM events e JOIN user_sessions s USING (session_id)
+        WHERE e.session_id = $1 AND e.seq > s.delivered_seq);
 
 -- name: finish
 DELETE FROM deliveries WHERE session_id = $1 AND owner = $2;

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -56,10 +58,10 @@ async def mortal() -> AsyncIterator[asyncio.subprocess.Process]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
     )
     yield process
-    assert process.stdin
-    process.stdin.close()
+    os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
 
 
@@ -128,7 +130,8 @@ async def test_a_turn_killed_anywhere_goes_on_and_runs_nothing_twice(
                 plan = {"dsn": dsn, "session_id": str(session_id), "text": story.text, "key": key}
                 died = await dies(mortal, {**plan, "point": (point, met[point] + 1), "effects": str(effects)})
                 met[point] += died
-                turn = await go_on(floor.core, session_id, story, key)
+                async with asyncio.timeout(30):
+                    turn = await go_on(floor.core, session_id, story, key)
                 ran = Counter(effects.read_text().split())
                 try:
                     assert (turn.status, turn.error) == (TurnStatus.COMPLETED, None)

@@ -50,7 +50,7 @@ INSERT INTO approvals (approval_id, session_id, turn_id, tool_call_id, tool_id, 
        args_digest, args_proposed, requested_by, status, expires_at, created_at, handled_at)
 SELECT md5('approval' || n)::uuid, md5('session' || n)::uuid, md5('turn' || n)::uuid, 'call ' || n,
        md5('tool' || n % 50)::uuid, 'restart', 'hash', '{{}}', 'digest', '{{}}', md5('user' || n % 2000 + 1)::uuid,
-       CASE n % 100 WHEN 0 THEN 'pending' ELSE 'approved' END, now() + interval '1 day',
+       CASE n % 100 WHEN 0 THEN 'pending' ELSE 'approved' END, now() + interval '9 h',
        now() - make_interval(secs => n), CASE n % 100 WHEN 0 THEN NULL ELSE now() END FROM generate_series(1, {_SIZE}) n;
 INSERT INTO votes (approval_id, voter_id, decision, args_digest)
 SELECT md5('approval' || n)::uuid, md5('user' || n % 2000 + 1)::uuid, 'approve', 'digest'

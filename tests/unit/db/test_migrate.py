@@ -9,14 +9,11 @@ from db.migrate import _reason
     ("output", "said"),
     [
         (
-            'Traceback (most recent call last):\n  File "x.py", line 1\npsycopg.errors.SyntaxError: syntax error at "only"\n'
+            "Traceback (most recent call last):\n  File 'x.py', line 1\npsycopg.errors.SyntaxError: syntax error\n"
             "LINE 5:     only boolean\n            ^",
-            'psycopg.errors.SyntaxError: syntax error at "only"',
+            "psycopg.errors.SyntaxError: syntax error",
         ),
-        (
-            "psycopg.errors.UniqueViolation: twice\nDETAIL:  Key (a)=(1) exists.",
-            "psycopg.errors.UniqueViolation: twice",
-        ),
+        ("psycopg.errors.UniqueViolation: twice\nDETAIL:  Key (a)=(1).", "psycopg.errors.UniqueViolation: twice"),
         ("Traceback (most recent call last):\nKeyError: 'X'", "KeyError: 'X'"),
         ("Killed", "Killed"),
         ("", "it said nothing"),
