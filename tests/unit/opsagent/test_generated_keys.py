@@ -86,9 +86,10 @@ def test_a_file_others_can_read_is_made_private(tmp_path: Path) -> None:
 
 
 def test_the_key_stands_in_no_log_and_no_repr(tmp_path: Path) -> None:
+    kept_key(tmp_path, "API_KEY", "api_key").path.chmod(0o644)
     with capture_logs() as logs:
         kept = kept_key(tmp_path, "API_KEY", "api_key")
-    assert [entry["event"] for entry in logs] == ["secrets.generated"]
+    assert [entry["event"] for entry in logs] == ["secrets.mode_tightened"]
     assert kept.value.get_secret_value() not in repr(logs) + repr(kept)
 
 
