@@ -50,7 +50,6 @@ def environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
         **kept,
         "HOME": str(home),
         "OPSAGENT_HOME": str(home),
-        "PYTHONWARNINGS": "error::RuntimeWarning",
         **settings,
     }
 
@@ -94,12 +93,10 @@ async def run_command(
 class Product:
     """`opsagent up`, `serve` or `work`; a new one in the same home is a restart."""
 
-    def __init__(
-        self, home: Path, settings: Mapping[str, str], command: str = "up", *, port: int | None = None
-    ) -> None:
+    def __init__(self, home: Path, settings: Mapping[str, str], command: str = "up") -> None:
         self.home = home
         self.command = command
-        self.port = port or free_port()
+        self.port = int(settings.get("PORT") or free_port())
         keys = {"API_KEY": API_KEY, "SECRET_KEY": SECRET_KEY, "HOST": "127.0.0.1", "PORT": str(self.port)}
         self.settings = {name: value for name, value in {**keys, **settings}.items() if value}
         self.log_file = home / f"{command}-{self.port}-{time.monotonic_ns()}.log"

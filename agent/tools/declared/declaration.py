@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import jsonschema_rs
 
-from agent.sandbox.policy import Mode
 from agent.egress import EgressPolicy
+from agent.sandbox.policy import Mode
 from agent.tools.base import RESULT_LIMIT
 from agent.tools.declared.files import Place, Source
 from agent.tools.declared.parameters import BadParameter, Parameter

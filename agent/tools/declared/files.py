@@ -96,7 +96,9 @@ def _value(loader: _Loader, name: str, node: yaml.Node, place: Place, lines: dic
     if len(place) > DEPTH_LIMIT:
         raise BadFile(f"{name} line {line}: this is nested too deep.")
     if node.tag not in _PLAIN:
-        raise BadFile(f"{name} line {line}: the tag {node.tag.rpartition(':')[2]} isn't read here: write a plain value.")
+        raise BadFile(
+            f"{name} line {line}: the tag {node.tag.rpartition(':')[2]} isn't read here: write a plain value."
+        )
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
