@@ -53,6 +53,7 @@ class Toolbox(Part):
             is_admin = acting.role is Role.ADMIN
             if not is_admin and user_id != acting.user_id:
                 raise PolicyNotYours("Only an admin may set this; you may tighten your own with your user_id.")
+            await tx.execute(catalogue.sql.lock, tool_id)
             spec = (await catalogue.read(tx, tool_id)).spec
             if user_id is not None:
                 await users.read(tx, user_id)

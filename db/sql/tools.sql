@@ -21,6 +21,10 @@ SELECT tool_id, name, original_name, description, source, server, input_schema, 
        idempotent, status
   FROM tools WHERE tool_id = $1;
 
+-- name: lock
+-- The rows of one tool are changed one after the other: a user's own row keeps what an admin's says beneath it.
+SELECT tool_id FROM tools WHERE tool_id = $1 FOR UPDATE;
+
 -- name: rows
 -- The rows that may count for a user's call of a tool: the default and their own.
 SELECT user_id, auto_execute, approval_required, by_admin, approvers, quorum, four_eyes, expires_in_s, rules, beneath

@@ -51,7 +51,7 @@ INSERT INTO approvals (approval_id, session_id, turn_id, tool_call_id, tool_id, 
 SELECT md5('approval' || n)::uuid, md5('session' || n)::uuid, md5('turn' || n)::uuid, 'call ' || n,
        md5('tool' || n % 50)::uuid, 'restart', 'hash', '{{}}', 'digest', '{{}}', md5('user' || n % 2000 + 1)::uuid,
        CASE n % 100 WHEN 0 THEN 'pending' ELSE 'approved' END, now() + interval '9 h',
-       now() - make_interval(secs => n), CASE n % 100 WHEN 0 THEN NULL ELSE now() END FROM generate_series(1, {_SIZE}) n;
+       now() - make_interval(secs => n), CASE WHEN n % 100 > 0 THEN now() END FROM generate_series(1, {_SIZE}) n;
 INSERT INTO votes (approval_id, voter_id, decision, args_digest)
 SELECT md5('approval' || n)::uuid, md5('user' || n % 2000 + 1)::uuid, 'approve', 'digest'
   FROM generate_series(1, {_SIZE}) n;

@@ -1,7 +1,7 @@
 """One bounded HTTP exchange through the egress guard, and how its end is told."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ async def ask(
     method: str,
     url: str,
     *,
-    params: list[tuple[str, str]] | None = None,
+    params: Sequence[tuple[str, str]] = (),
     headers: Mapping[str, str] | None = None,
     json: Any = None,
     timeout_s: float,
@@ -50,7 +50,9 @@ async def ask(
     own = {"user-agent": "opsagent", "accept-encoding": "identity", **(headers or {})}
     began = time.monotonic()
     async with guarded_client(house.egress, timeout_s=timeout_s) as client:
-        request = client.build_request(method, url, params=params, headers=own, json=json)
+        request = client.build_request(
+            method, url, params=httpx.QueryParams([*params]) if params else None, headers=own, json=json
+        )
         origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
         try:
             response = await send(client, request)

@@ -39,7 +39,7 @@ class HttpRequest:
                 self.house,
                 section.get("method", "GET"),
                 section["origin"] + templates.path(section["path"], given),
-                params=templates.query(section.get("query", {}), given) or None,
+                params=templates.query(section.get("query", {}), given),
                 headers=headers,
                 json=templates.body(section["body"], given) if "body" in section else None,
                 timeout_s=self.declaration.timeout_s,

@@ -1,5 +1,6 @@
 """The kind `kubectl`: verbs, resources, namespaces and flags from the file's lists, and nothing else of kubectl."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ class KubectlCommand:
     async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
         kubeconfig = cast("str", self.declaration.section["kubeconfig"])
         command = self.command(args)
-        if not Path(kubeconfig).is_file():
+        if not await asyncio.to_thread(Path(kubeconfig).is_file):
             return ToolResult(
                 f"There is no kubeconfig at {kubeconfig}: an operator must put one there.", Outcome.FAILED
             )
@@ -91,7 +92,7 @@ def build(declaration: Declaration, house: House) -> KubectlCommand:
     _check_resources(section)
     _check_flags(section)
     program = process.program_path(section.get("program", "kubectl"), "kubectl", "program")
-    ready = replace(declaration, ports=declaration.ports or PORTS, memory_mb=None)
+    ready = replace(declaration, read_only=not writes, ports=declaration.ports or PORTS, memory_mb=None)
     return KubectlCommand(ready, house, program, _parameters(section), not writes)
 
 
@@ -99,7 +100,7 @@ def _check_resources(section: dict[str, Any]) -> None:
     for index, resource in enumerate(section["resources"]):
         if _SECRETS.fullmatch(resource) and not section.get("allow_secrets", False):
             raise BadTool(
-                f"`{resource}` shows secrets to everyone who reads the answer: remove it, or set `allow_secrets: true`.",
+                f"`{resource}` shows secrets to all who read the answer: remove it, or set `allow_secrets: true`.",
                 *("kubectl", "resources", index),
             )
     if "*" in section["namespaces"] and len(section["namespaces"]) > 1:

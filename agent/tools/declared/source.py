@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,8 +111,8 @@ class DeclaredTools:
                 continue
             self._take(source, tools, problems)
         for name, tool in tools.items():
-            if (known := self._tools.get(name)) and known.spec == tool.spec:
-                tools[name] = replace(known, kind=tool.kind) if known.kind != tool.kind else known
+            if (known := self._tools.get(name)) == tool:
+                tools[name] = known
         for problem in problems.values():
             log.warning("tools.declaration_broken", problem=problem)
         self._tools, self._problems = tools, problems

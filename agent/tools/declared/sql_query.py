@@ -14,7 +14,7 @@ from agent.tools.declared.parameters import input_schema, values
 from agent.tools.declared.results import CELL_LIMIT, table
 
 MAX_ROWS, MAX_BYTES = 100, 64 * 1024
-CONNECT_S = 10.0
+CONNECT_S = 10
 _READS = ("select", "with", "values", "table")
 _TYPES = {"string": "text", "integer": "bigint", "number": "double precision", "boolean": "boolean"}
 _TOKEN = re.compile(

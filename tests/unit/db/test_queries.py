@@ -17,9 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_each_query_is_found_under_its_name(folder: Path) -> None:
-    (folder / "things.sql").write_text(
-        "-- name: read\n-- Why.\nSELECT 1;\n\n-- name: save\nDELETE FROM t;\n"
-    )
+    (folder / "things.sql").write_text("-- name: read\n-- Why.\nSELECT 1;\n\n-- name: save\nDELETE FROM t;\n")
     found = queries.load("things")
     assert vars(found) == {"read": "-- Why.\nSELECT 1;", "save": "DELETE FROM t;"}
 

@@ -9,15 +9,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
-READS = {
-    "app_mention": "app_mentions:read",
-    "message.channels": "channels:history",
-    "message.groups": "groups:history",
-    "message.im": "im:history",
-    "message.mpim": "mpim:history",
-    "app_uninstalled": None,
-    "tokens_revoked": None,
-}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +29,6 @@ def test_the_schema_would_refuse_a_wrong_one(manifest: dict[str, Any], schema: d
     wrong = {**manifest, "features": {**manifest["features"], "agent_view": {"agent_description": "x" * 301}}}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft7Validator(schema).validate(wrong)
-
-
-def test_every_event_has_the_scope_it_needs(manifest: dict[str, Any]) -> None:
-    events = manifest["settings"]["event_subscriptions"]["bot_events"]
-    scopes = manifest["oauth_config"]["scopes"]["bot"]
-    assert set(events) == set(READS)
-    assert {scope for scope in READS.values() if scope} <= set(scopes)
-    assert scopes == sorted(set(scopes))
 
 
 def test_it_starts_in_socket_mode_as_an_agent_people_can_write_to(manifest: dict[str, Any]) -> None:
