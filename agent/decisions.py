@@ -23,7 +23,7 @@ from agent.errors import Invalid
 from agent.house import FIRST, Part, before, cursor_of
 from agent.ports import DirectoryUnavailable
 from agent.tools import catalogue
-from agent.tools.catalogue import Listed
+from agent.tools.catalogue import Listed, ToolWithheld
 from agent.tools.registry import validate
 from agent.types import ChatUser, EventKind, Page, Principal, Role, Turn
 from db import dispatch
@@ -122,8 +122,8 @@ class Decisions(Part):
             raise ReasonTooLong(f"The reason has {len(reason)} characters; {REASON_LIMIT} is the most.")
         voter, groups = await self._prepare(approval_id, by)
         async with self._database.transaction() as tx:
-            await tx.execute(dispatch.sql.lock_session, await store.session_of(tx, approval_id))
-            approval = await store.lock(tx, approval_id)
+            await store.lock_session(tx, approval_id)
+            approval = await store.read(tx, approval_id)
             person = await self._acting(tx, voter)
             standing = policy.has_standing(person, approval, approvers=self._house.approvers, groups=groups)
             # Who may not decide, or comes too late, hears that before anything is said about edited arguments.
@@ -163,8 +163,11 @@ class Decisions(Part):
             if voter.chat_user is None:
                 return voter, {}
             approval = await store.read(connection, approval_id)
-        if self._house.profiles is not None:
+        try:
             await users.refresh_profile(self._database, self._house.profiles, voter.user_id)
+        except DirectoryUnavailable as error:
+            # Fail closed: they may be a guest, and guests never decide.
+            raise NotAnApprover("Slack can't be asked who you are just now; try again in a moment.") from error
         return voter, await self._groups(approval, voter)
 
     async def _edited(self, tx: Tx, approval: Approval, args: dict[str, Any]) -> Approval:
@@ -233,6 +236,8 @@ class Decisions(Part):
     async def _permitted(self, tx: Tx, asked: _Asked, user: Principal) -> tuple[Listed, Ruling]:
         """Return the tool and what policy says of the call; raises where it may not even be asked for."""
         listed = await catalogue.read(tx, asked.tool_id)
+        if (withheld := listed.refusal) is not None:
+            raise ToolWithheld(withheld)
         if (wrong := validate(listed.spec, asked.args)) is not None:
             raise InvalidArguments(wrong)
         default, own = await catalogue.rows(tx, asked.tool_id, user.user_id)

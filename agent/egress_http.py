@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import httpcore
@@ -39,7 +40,7 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
     """httpx's own transport behind the guard: each request's URL and each connection's addresses are checked."""
 
     def __init__(self, policy: EgressPolicy, *, verify: ssl.SSLContext | None = None) -> None:
-        context = verify or httpx.create_ssl_context(trust_env=False)
+        context = verify or _trust()
         super().__init__(verify=context, trust_env=False)
         if not isinstance(self._pool, httpcore.AsyncConnectionPool):
             raise RuntimeError("httpx keeps its connections elsewhere now: the egress guard must be put there.")
@@ -57,7 +58,7 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
     """The same for httpx2: `httpx2.AsyncClient(transport=GuardedTransport2(policy))` is what MCP's client is given."""
 
     def __init__(self, policy: EgressPolicy, *, verify: ssl.SSLContext | None = None) -> None:
-        context = verify or httpx2.create_ssl_context(trust_env=False)
+        context = verify or _trust2()
         super().__init__(verify=context, trust_env=False)
         if not isinstance(self._pool, httpcore2.AsyncConnectionPool):
             raise RuntimeError("httpx2 keeps its connections elsewhere now: the egress guard must be put there.")
@@ -71,6 +72,17 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
             return await super().handle_async_request(request)
         except EgressRefused as error:
             raise RefusedConnect2(error.message) from error
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """Return the certificates to trust, read once: it takes longer than most requests."""
+    return httpx.create_ssl_context()
+
+
+@cache
+def _trust2() -> ssl.SSLContext:
+    return httpx2.create_ssl_context()
 
 
 class _Backend(httpcore.AsyncNetworkBackend):

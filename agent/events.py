@@ -36,6 +36,7 @@ class Hub:
         self._doors: defaultdict[str, set[asyncio.Queue[UUID | None]]] = defaultdict(set)
         self.on_cancel: Callable[[UUID | None], None] = lambda _session_id: None
         self.on_user_change: Callable[[UUID | None], None] = lambda _user_id: None
+        self.on_tools_change: Callable[[str | None], None] = lambda _what: None
 
     async def run(self) -> None:
         """Listen until cancelled; after a lost connection everyone is told to look again."""
@@ -44,6 +45,7 @@ class Hub:
                 "opsagent_events": self._heard,
                 "opsagent_cancel": self._cancelled,
                 "opsagent_users": self._user_changed,
+                "opsagent_tools": self._tools_changed,
             }
         )
 
@@ -52,6 +54,9 @@ class Hub:
 
     def _user_changed(self, payload: str | None) -> None:
         self.on_user_change(UUID(payload) if payload else None)
+
+    def _tools_changed(self, payload: str | None) -> None:
+        self.on_tools_change(payload)
 
     def _heard(self, payload: str | None) -> None:
         if payload is None:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,8 +14,10 @@ from agent.events import Hub
 from agent.identities import Identities
 from agent.ports import Courier, DirectoryUnavailable, GroupDirectory, ProfileDirectory
 from agent.run import Limits
+from agent.sealing import Sealer
 from agent.throttle import Throttle
 from agent.tokens import Signer
+from agent.tools.mcp_config import Keeping
 from agent.types import ChatUser, Principal
 from db.database import Database, Tx
 
@@ -33,6 +35,8 @@ class House:
     signer: Signer
     identities: Identities
     throttle: Throttle
+    sealer: Sealer
+    keeping: Keeping = field(default_factory=Keeping)
     approvers: tuple[str, ...] = ()
     groups: GroupDirectory | None = None
     profiles: ProfileDirectory | None = None

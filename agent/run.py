@@ -31,7 +31,8 @@ class Run:
     turn_id: UUID
     epoch: int
     requester: Principal
-    history: list[BaseMessage]
+    history: list[BaseMessage] | None = None
+    """What was said before this turn, once the model has needed it."""
     _busy: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 

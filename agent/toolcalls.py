@@ -124,7 +124,7 @@ class ToolCalls:
     ) -> _Step:
         call_id = str(call["id"])
         entry = await ledger.read(tx, run.session_id, call_id)
-        approval = await store.lock_of_call(tx, run.session_id, call_id)
+        approval = await store.read_of_call(tx, run.session_id, call_id)
         if approval is not None:
             tool = self._registry.get(approval.tool_id)
         if entry is not None and entry.is_finished:
@@ -148,6 +148,8 @@ class ToolCalls:
         args = json.loads(canonical)
         if (wrong := validate(tool.spec, args)) is not None:
             return await self._refused(tx, run, call, wrong)
+        if (withheld := await catalogue.withheld(tx, tool.spec)) is not None:
+            return await self._refused(tx, run, call, withheld)
         default, own = await catalogue.rows(tx, tool.spec.tool_id, run.requester.user_id)
         ruling = self._ruling(args, tool, default, own)
         if ruling.verdict is Verdict.DENY:
@@ -202,6 +204,8 @@ class ToolCalls:
         if tool.spec.schema_hash != approval.schema_hash:
             why = f"{approval.tool_name} changed after the call was approved, so it was not run. Ask again."
             return await self._void(tx, run, call, approval, why)
+        if (withheld := await catalogue.withheld(tx, tool.spec, since=approval.created_at)) is not None:
+            return await self._void(tx, run, call, approval, f"The approved call was not run: {withheld}")
         if store.digest(store.canonical(approval.args)) != approval.args_digest:
             why = "The arguments are not the ones that were approved, so the call was not run."
             return await self._void(tx, run, call, approval, why)
@@ -279,6 +283,8 @@ class ToolCalls:
         if store.digest(store.canonical(args)) != entry.args_digest:
             return False
         if approval is not None and approval.schema_hash != tool.spec.schema_hash:
+            return False
+        if await catalogue.withheld(tx, tool.spec) is not None:
             return False
         requester = await users.read(tx, approval.requested_by.user_id if approval else run.requester.user_id)
         default, own = await catalogue.rows(tx, tool.spec.tool_id, requester.user_id)

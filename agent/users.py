@@ -71,7 +71,10 @@ async def resolve(tx: Tx, by: Principal | ChatUser) -> Principal:
 
 
 async def refresh_profile(database: Database, directory: ProfileDirectory | None, user_id: UUID) -> None:
-    """Look up name, email and standing of a chat user; does nothing where that was done lately or can't be done now."""
+    """Look up name, email and standing of a chat user, unless that was done lately.
+
+    Raises DirectoryUnavailable where nothing is known of them yet and the platform can't be asked.
+    """
     async with database.connection() as connection:
         row = await connection.fetchrow(sql.needs_profile, user_id)
         if row is None or directory is None:
@@ -79,6 +82,8 @@ async def refresh_profile(database: Database, directory: ProfileDirectory | None
     try:
         profile: ChatProfile = await directory.profile(row["slack_team_id"], row["slack_user_id"])
     except DirectoryUnavailable:
+        if row["unknown"]:
+            raise
         return
     async with database.connection() as connection:
         await connection.execute(

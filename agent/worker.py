@@ -1,6 +1,7 @@
 """What runs turns: `advance(session_id)` empties one thread's mail; the sweeps beside it leave nothing behind."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from agent.endings import Endings
 from agent.graph.build import build
 from agent.graph.nodes import Nodes
 from agent.models.errors import ModelError
-from agent.ports import ProfileDirectory
+from agent.ports import DirectoryUnavailable, ProfileDirectory
 from agent.run import Limits, Run
 from agent.toolcalls import ToolCalls, Waiting
 from agent.turns import OpenTurn
@@ -199,12 +200,10 @@ class TurnWorker:
         turn = found.turn
         async with self._database.connection() as connection:
             requester = await users.read(connection, turn.requester_id)
-            history = await transcript.window(
-                connection, turn.session_id, before=turn.turn_id, tokens=self._limits.window_tokens
-            )
         if requester.chat_user and requester.display_name is None:
-            await users.refresh_profile(self._database, self._profiles, requester.user_id)
-        return Run(turn.session_id, turn.turn_id, epoch, requester, history)
+            with contextlib.suppress(DirectoryUnavailable):
+                await users.refresh_profile(self._database, self._profiles, requester.user_id)
+        return Run(turn.session_id, turn.turn_id, epoch, requester)
 
     async def _converse(self, run: Run, found: OpenTurn) -> bool:
         """Invoke the graph: always with the same input under the same run id, be it a start, a crash or a decision."""

@@ -9,7 +9,7 @@ from agent.accounts import PASSWORD_LENGTH
 from agent.authentication import LONGEST_DAYS
 from agent.types import Role
 from api.identity import Scope
-from api.schemas import Body, Out, Time, Whole
+from api.schemas import A_NUMBER, Body, Out, Time
 
 _LEAST, _MOST = PASSWORD_LENGTH
 
@@ -83,7 +83,7 @@ class TokenIn(Body):
     name: str = Field(pattern=r"^[\w.:-][\w.: -]{0,79}$", examples=["ci"])
     scopes: list[Scope] = Field(min_length=1, max_length=4, description="What the token is for.")
     role: Role = Field(Role.MEMBER, description="The role of the token's own user.")
-    expires_in_days: Whole = Field(90, ge=1, le=LONGEST_DAYS)
+    expires_in_days: Annotated[int, Field(ge=1, le=LONGEST_DAYS), A_NUMBER] = 90
 
 
 class TokenOut(Out):

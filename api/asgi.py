@@ -18,7 +18,7 @@ from api.identity import Identity, KeyRing
 from api.problems import ProblemDocument, handle_problems
 from api.quotas import Quotas
 from api.requests import Faults, HeadLimit, RequestLog
-from api.routes import approvals, audit, execute, health, live, sessions, tokens, tools, users
+from api.routes import approvals, audit, execute, health, live, mcp_servers, sessions, tokens, tools, users
 from api.routes.health import ReadinessCheck
 
 SlackHandler = Callable[[Request], Awaitable[Response]]
@@ -36,6 +36,7 @@ _TAGS = [
     {"name": "turns", "description": "One run of the agent: from a message until it answers, fails, or waits."},
     {"name": "approvals", "description": "The human decisions that tool calls wait for."},
     {"name": "tools", "description": "What the agent may call, and what a human must see first."},
+    {"name": "mcp servers", "description": "Where tools come from: registered, tried out, and accepted by admins."},
     {"name": "audit", "description": "Who did what: append-only, and each entry's hash covers the one before it."},
     {"name": "console", "description": "What the web console asks about itself."},
     {"name": "health", "description": "Liveness and readiness; no key needed."},
@@ -52,6 +53,7 @@ _ROUTERS = (
     approvals.aliases,
     approvals.router,
     tools.router,
+    mcp_servers.router,
     audit.router,
     health.router,
 )

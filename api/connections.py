@@ -1,6 +1,7 @@
 """uvicorn's connections, bounded: request heads that never end, and live connections that never go."""
 
 import asyncio
+import socket
 from typing import Any
 
 from typing_extensions import override
@@ -32,6 +33,9 @@ class BoundedRequests(HttpToolsProtocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
+        # asyncio sets this only on sockets that name their protocol; without it an answer may wait 40 ms for an ack.
+        if (accepted := transport.get_extra_info("socket")) is not None and accepted.family != socket.AF_UNIX:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._wait()
 
     @override

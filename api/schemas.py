@@ -10,8 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from agent.approvals.policy import Rule, When
 from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus
 from agent.conversations import MESSAGE_LIMIT
-from agent.service import ToolView, TurnView
-from agent.tools.base import Source
+from agent.service import TurnView
 from agent.tools.catalogue import ToolApproval
 from agent.types import Page, Role, Turn, TurnStatus
 
@@ -50,8 +49,9 @@ def _number(value: object) -> object:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_number)]
-"""What JSON Schema calls an integer: 60 and 60.0, but neither "60" nor true."""
+A_NUMBER = BeforeValidator(_number)
+"""Of an integer: what JSON Schema calls one, 60 and 60.0, but neither "60" nor true. Bounds stand before it."""
+Whole = Annotated[int, A_NUMBER]
 
 
 class Body(BaseModel):
@@ -191,39 +191,9 @@ class FlagsOut(BaseModel):
     approval_required: bool
 
 
-class ToolOut(BaseModel):
-    """A tool, with the approval rule as it counts for the caller."""
-
-    tool_id: UUID
-    name: str
-    description: str
-    source: Source
-    server: str | None
-    input_schema: dict[str, Any]
-    annotations: dict[str, Any] = Field(description="As its server states them: shown, never trusted.")
-    status: str = Field(
-        description="available, or unavailable: its server is away, or an admin has to accept a change."
-    )
-    approval: FlagsOut
-
-    @classmethod
-    def of(cls, tool: ToolView) -> Self:
-        return cls(
-            tool_id=tool.spec.tool_id,
-            name=tool.spec.name,
-            description=tool.spec.description,
-            source=tool.spec.source,
-            server=tool.spec.server,
-            input_schema=tool.spec.input_schema,
-            annotations=tool.spec.annotations,
-            status=tool.status,
-            approval=FlagsOut(auto_execute=tool.auto_execute, approval_required=tool.approval_required),
-        )
-
-
 class SessionIn(Body):
     title: str | None = Field(default=None, max_length=200)
-    expires_in_s: Annotated[Whole, Field(ge=1, le=YEAR_S)] | None = Field(
+    expires_in_s: Annotated[int, Field(ge=1, le=YEAR_S), A_NUMBER] | None = Field(
         default=None, description="Unset: it does not expire."
     )
 
@@ -270,9 +240,9 @@ class RuleIO(Body):
     auto_execute: bool = Field(strict=True)
     approval_required: bool = Field(strict=True)
     approvers: list[str] | None = Field(None, max_length=100)
-    quorum: Annotated[Whole, Field(ge=1, le=100)] | None = None
+    quorum: Annotated[int, Field(ge=1, le=100), A_NUMBER] | None = None
     four_eyes: bool | None = Field(None, strict=True)
-    expires_in_s: Annotated[Whole, Field(ge=1, le=RULE_S)] | None = None
+    expires_in_s: Annotated[int, Field(ge=1, le=RULE_S), A_NUMBER] | None = None
     when: list[WhenIO] = Field(default_factory=list[WhenIO], max_length=50)
 
 

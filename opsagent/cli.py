@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(trail, "verify", "compute the whole hash chain again", _audit_verify)
     _add(trail, "export", "print every entry, oldest first, as JSON Lines", _audit_export)
     keys = _group(commands, "keys", "the keys under OPSAGENT_HOME")
-    _add(keys, "rotate", "make a new SECRET_KEY; what the old ones signed stays valid", _keys_rotate)
+    what = "make a new SECRET_KEY, and seal what is stored with it; what the old ones signed stays valid"
+    _add(keys, "rotate", what, _keys_rotate)
     return parser
 
 
@@ -206,12 +207,18 @@ def _audit_export(_args: argparse.Namespace) -> int:
     return _script(scripts.export_audit)
 
 
-def _keys_rotate(_args: argparse.Namespace) -> None:
+def _keys_rotate(_args: argparse.Namespace) -> int:
+    from opsagent import scripts
     from opsagent.secrets import rotate_secret_key
 
     settings = load_settings()
-    if settings.secret_key is not None:
+    if settings.secret_key is not None and len(settings.secret_keys) < 2:
         raise CannotStart(
-            "SECRET_KEY is set by hand: put a new key before it, separated by a comma, and start opsagent again."
+            "SECRET_KEY is set by hand: put a new key before it, separated by a comma, start opsagent again, and run "
+            "this again to seal what is stored with it."
         )
-    print(f"A new key stands first in {rotate_secret_key(settings.home)}; start opsagent again to use it.")
+    if settings.secret_key is None:
+        print(f"A new key stands first in {rotate_secret_key(settings.home)}; start opsagent again to use it.")
+    if settings.database_url is None and not (settings.home / "postgres" / "data").is_dir():
+        return 0
+    return _script(scripts.reseal)

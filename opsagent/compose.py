@@ -1,7 +1,5 @@
 """Where every constructor is called: settings in, a runtime out."""
 
-import asyncio
-import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -17,12 +15,14 @@ from agent.house import House
 from agent.identities import Identities
 from agent.ports import Courier, GroupDirectory, ProfileDirectory
 from agent.run import Limits
+from agent.sealing import Sealer
 from agent.service import AgentService
 from agent.throttle import Throttle
 from agent.tokens import Signer
 from agent.toolcalls import ToolCalls
-from agent.tools import catalogue
 from agent.tools.base import ToolSource
+from agent.tools.mcp import Keeping, McpManager, McpServerConfig
+from agent.tools.publishing import Followed, Publisher
 from agent.tools.registry import Registry
 from agent.worker import Sweeps, TurnWorker
 from db.checkpoints import Pool, make_pool
@@ -30,7 +30,6 @@ from db.database import Database
 from db.dispatch import Worker
 
 log = structlog.get_logger()
-PUBLISH_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +39,26 @@ class Core:
     database: Database
     hub: Hub
     registry: Registry
+    publisher: Publisher
     service: AgentService
     turns: TurnWorker
     worker: Worker
     sweeps: Sweeps
 
+    async def follow_servers(self) -> None:
+        """Have the registered MCP servers, before anything is tried."""
+        try:
+            await self.publisher.follow()
+        except Exception as error:  # noqa: BLE001 - one sweep; the next one tries again
+            log.warning("servers.not_read", error=f"{type(error).__name__}: {error}")
+
     async def publish_tools(self, *, alone: bool) -> None:
-        """Keep the catalogue in the database at what this process offers, until cancelled.
-
-        `alone`: no other replica offers tools, so what is missing here is gone at once.
-        """
-        changed = asyncio.Event()
-
-        async def tell() -> None:
-            changed.set()
-
-        self.registry.subscribe(tell)
-        while True:
-            changed.clear()
-            await self.publish_once(alone=alone)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PUBLISH_S):
-                    await changed.wait()
+        """Keep the catalogue in the database at what this process offers, until cancelled."""
+        await self.publisher.run(alone=alone)
 
     async def publish_once(self, *, alone: bool) -> None:
-        specs = [tool.spec for tool in self.registry.tools()]
         try:
-            async with self.database.transaction() as tx:
-                await catalogue.publish(tx, specs, others_within_s=0 if alone else PUBLISH_S * 3)
+            await self.publisher.publish(alone=alone)
         except Exception as error:  # noqa: BLE001 - one sweep; the next one tries again
             log.warning("tools.not_published", error=f"{type(error).__name__}: {error}")
 
@@ -88,15 +79,27 @@ async def open_core(
     asyncpg_pool: int = 10,
     psycopg_pool: int = 8,
     database: Database | None = None,
+    keeping: Keeping | None = None,
+    mcp: McpManager | None = None,
+    file_servers: Sequence[McpServerConfig] = (),
+    redact: tuple[str, ...] = (),
 ) -> AsyncGenerator[Core]:
-    """Connect and build everything but the doors; nothing runs yet. Raises DatabaseUnreachable."""
+    """Connect and build everything but the doors; nothing runs yet. Raises DatabaseUnreachable.
+
+    `mcp` is a source like the others, which also follows the servers that admins register.
+    """
     limits = limits or Limits()
     database = database or Database(dsn, max_size=asyncpg_pool)
     await database.open()
     pool: Pool = make_pool(dsn, max_size=psycopg_pool)
     await pool.open()
     try:
-        hub, endings, registry = Hub(database), Endings(database), Registry(list(sources))
+        # Without a key (a script that only reads) tokens are signed, and secrets sealed, with one that nobody else has.
+        keys = signing_keys or (secrets.token_hex(32),)
+        hub, endings, sealer = Hub(database), Endings(database), Sealer(keys)
+        registry = Registry([*sources, *([mcp] if mcp else [])], redact)
+        publisher = Publisher(database, registry, Followed(database, sealer, mcp, file_servers) if mcp else None)
+        hub.on_tools_change = publisher.heard
         calls = ToolCalls(database, registry, approvers=approvers, groups=groups, limits=limits)
         nodes = Nodes(database, model, registry, calls, hub, limits)
         turns = TurnWorker(database, pool, nodes, calls, endings, limits=limits, profiles=profiles)
@@ -108,8 +111,9 @@ async def open_core(
             hub=hub,
             endings=endings,
             limits=limits,
-            # Without a key (a script that only reads) tokens are signed with one that nobody else has.
-            signer=Signer(signing_keys or (secrets.token_hex(32),)),
+            signer=Signer(keys),
+            sealer=sealer,
+            keeping=keeping or Keeping(),
             identities=identities,
             throttle=Throttle(database),
             approvers=approvers,
@@ -121,6 +125,7 @@ async def open_core(
             database=database,
             hub=hub,
             registry=registry,
+            publisher=publisher,
             service=AgentService(house),
             turns=turns,
             worker=Worker(pool, turns.advance, concurrency=concurrency),

@@ -2,19 +2,27 @@
 
 import os
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import platformdirs
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from agent.egress import EgressPolicy
+from agent.sandbox.policy import Mode
+from agent.tools.redaction import pattern_problem
 
 T = TypeVar("T")
 SlackMode = Literal["socket", "http"]
 
 _SECRET_KEY_BYTES = 32
 _APPROVER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]{0,127}")
+_HOST = re.compile(r"[A-Za-z0-9_.:/\[\]-]{1,255}")
+_TOOL_SECRET = "OPSAGENT_TOOL_SECRET_"  # noqa: S105 - the start of a variable's name
 _WHOLE = "must be a whole number"
 # What a right value is, and an example of one; a wrong value's sentence is made from both.
 _RIGHT: dict[str, tuple[str, str]] = {
@@ -45,6 +53,12 @@ _RIGHT: dict[str, tuple[str, str]] = {
     "HOST": ("must be a host name or an IP address alone", "127.0.0.1"),
     "PORT": (f"{_WHOLE} from 1 to 65535", "8000"),
     "OPSAGENT_HOME": ("must be a folder, or a path where one can be made", "/var/lib/opsagent"),
+    "OPSAGENT_ALLOW_HOSTS": (
+        "must be a comma list of private hosts and networks that tools may reach: name, name:port or 10.1.0.0/16",
+        "prometheus.internal:9090,10.1.0.0/16",
+    ),
+    "OPSAGENT_SANDBOX": ("must be strict, best_effort or off", "best_effort"),
+    "OPSAGENT_REDACT": ("must be a regular expression of what tool results must not show", "(?i)password=\\S+"),
     "OPSAGENT_ASYNCPG_POOL_SIZE": (f"{_WHOLE} from 2 to 500", "20"),
     "OPSAGENT_PSYCOPG_POOL_SIZE": (f"{_WHOLE} from 2 to 500", "10"),
     "OPSAGENT_WORKER_CONCURRENCY": (f"{_WHOLE} from 1 to 1000", "20"),
@@ -91,6 +105,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     opsagent_home: Path = Field(default_factory=_default_home)
 
+    allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(default=(), validation_alias="OPSAGENT_ALLOW_HOSTS")
+    sandbox: Mode = Field(default=Mode.BEST_EFFORT, validation_alias="OPSAGENT_SANDBOX")
+    redact: str | None = Field(default=None, validation_alias="OPSAGENT_REDACT")
     asyncpg_pool_size: int = Field(default=20, ge=2, le=500, validation_alias="OPSAGENT_ASYNCPG_POOL_SIZE")
     psycopg_pool_size: int = Field(default=10, ge=2, le=500, validation_alias="OPSAGENT_PSYCOPG_POOL_SIZE")
     worker_concurrency: int = Field(default=20, ge=1, le=1000, validation_alias="OPSAGENT_WORKER_CONCURRENCY")
@@ -113,6 +130,22 @@ class Settings(BaseSettings):
         return tuple(SecretStr(key) for key in _parts(_plain(self.secret_key)))
 
     @property
+    def egress(self) -> EgressPolicy:
+        """Where tools and registered MCP servers may be reached beside the public internet."""
+        networks = [entry for entry in self.allow_hosts if "/" in entry]
+        return EgressPolicy.of([entry for entry in self.allow_hosts if "/" not in entry], networks)
+
+    @property
+    def tool_secrets(self) -> dict[str, str]:
+        """The secrets that tools may ask for by name, from OPSAGENT_TOOL_SECRET_<NAME>."""
+        found = {**dotenv_values(".env"), **os.environ}
+        return {
+            name.removeprefix(_TOOL_SECRET): value
+            for name, value in found.items()
+            if name.startswith(_TOOL_SECRET) and len(name) > len(_TOOL_SECRET) and value
+        }
+
+    @property
     def slack_mode(self) -> SlackMode | None:
         """How Slack reaches us; Socket Mode wins where both are set."""
         if self.slack_bot_token is None and self.slack_client_id is None:
@@ -126,6 +159,7 @@ class Settings(BaseSettings):
         found = {secret.get_secret_value() for secret in (*secrets, *self.secret_keys)}
         if password := urlsplit(_plain(self.database_url)).password:
             found |= {password, unquote(password)}
+        found |= set(self.tool_secrets.values())
         return tuple(sorted(found))
 
     @model_validator(mode="before")
@@ -178,6 +212,20 @@ class Settings(BaseSettings):
     def _comma_list(cls, names: object) -> tuple[str, ...]:
         listed = _parts(names) if isinstance(names, str) else tuple(names) if isinstance(names, (tuple, list)) else ()
         return _must(listed, all(isinstance(name, str) and _APPROVER.fullmatch(name) for name in listed))
+
+    @field_validator("allow_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, hosts: object) -> tuple[str, ...]:
+        listed = _parts(hosts) if isinstance(hosts, str) else tuple(hosts) if isinstance(hosts, (tuple, list)) else ()
+        for entry in listed:
+            if "/" in entry:
+                ip_network(entry)
+        return _must(listed, all(isinstance(entry, str) and _HOST.fullmatch(entry) for entry in listed))
+
+    @field_validator("redact")
+    @classmethod
+    def _expression(cls, pattern: str | None) -> str | None:
+        return _must(pattern, pattern is None or pattern_problem(pattern) is None)
 
     @field_validator("tools_dir", "mcp_config")
     @classmethod

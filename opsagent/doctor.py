@@ -50,7 +50,8 @@ async def _model(settings: Settings) -> str:
 
 
 async def _tools(settings: Settings) -> str:
-    registry = Registry(parts.tool_sources(settings))
+    found = parts.tool_parts(settings)
+    registry = Registry([found.mcp, *found.others])
     keeping = asyncio.create_task(registry.run())
     try:
         await registry.ready()

@@ -16,8 +16,7 @@ from agent.run import Limits
 from agent.tools.base import ToolSource
 from agent.tools.custom import CustomTools
 from agent.tools.demo import DemoTools
-from agent.tools.mcp import McpManager
-from agent.tools.mcp_config import load_config
+from agent.tools.mcp import Keeping, McpManager, McpServerConfig, load_config
 from db import migrate
 from db.database import Database, DatabaseUnreachable
 from opsagent.compose import Core, open_core
@@ -72,19 +71,35 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def tool_sources(settings: Settings) -> list[ToolSource]:
+@dataclass(frozen=True, slots=True)
+class ToolParts:
+    """Where tools come from: MCP servers, of the file and registered ones, and everything else."""
+
+    mcp: McpManager
+    file_servers: list[McpServerConfig]
+    others: list[ToolSource]
+
+
+def keeping(settings: Settings) -> Keeping:
+    return Keeping(settings.egress, settings.sandbox)
+
+
+def tool_parts(settings: Settings) -> ToolParts:
     """Return where tools come from; raises CannotStart for files that can't be read."""
-    sources: list[ToolSource] = []
     try:
-        if settings.mcp_config:
-            sources.append(McpManager(load_config(settings.mcp_config)))
+        servers = load_config(settings.mcp_config) if settings.mcp_config else []
     except ValueError as error:
         raise CannotStart(str(error)) from error
+    mode, secrets = settings.sandbox, settings.tool_secrets
+    others: list[ToolSource] = [CustomTools(settings.tools_dir, mode=mode, secrets=secrets)]
     if settings.tools_dir:
-        sources.append(CustomTools(settings.tools_dir))
+        # YAML and its schema take a tenth of a second to import: only who has a folder pays for it.
+        from agent.tools.declared.source import DeclaredTools
+
+        others.append(DeclaredTools(settings.tools_dir, mode=mode, egress=settings.egress, secrets=secrets))
     if settings.tongyi_api_key is None:
-        sources.append(DemoTools())
-    return sources
+        others.append(DemoTools())
+    return ToolParts(McpManager(servers, keeping=keeping(settings)), servers, others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +132,16 @@ async def open_product(
     model = build_model(
         api_key=settings.tongyi_api_key, model_name=settings.tongyi_model_name, base_url=settings.tongyi_base_url
     )
+    found = tool_parts(settings) if tools else None
     try:
         async with open_core(
             dsn,
             model=model,
-            sources=tool_sources(settings) if tools else [],
+            sources=found.others if found else [],
+            mcp=found.mcp if found else None,
+            file_servers=found.file_servers if found else [],
+            keeping=keeping(settings),
+            redact=(settings.redact,) if settings.redact else (),
             approvers=settings.approvers,
             limits=limits(settings),
             groups=slack.groups if slack else None,

@@ -71,7 +71,7 @@ class _Server(uvicorn.Server):
 def bind(settings: Settings) -> socket.socket:
     """Return the listening socket; raises CannotStart where the port is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -183,6 +183,7 @@ class Process:
     async def _tried(self, core: Core, model: Any) -> None:
         """Try everything once, at most ten seconds; then take work, and say so."""
         if self._roles.works:
+            await core.follow_servers()
             self._start("tools", core.registry.run())
         checks = asyncio.gather(self._check_model(model), self._check_slack(), core.registry.ready(TRIED_WITHIN_S))
         stopped = asyncio.create_task(self._stop.wait())
@@ -330,5 +331,14 @@ def work(settings: Settings) -> None:
 
 
 def _run(process: Process) -> None:
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop if sys.platform == "win32" else None) as runner:
+    with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(process.run())
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    """Return the lighter uvloop; Windows has none, and psycopg needs another than the default there."""
+    if sys.platform == "win32":
+        return asyncio.SelectorEventLoop()
+    import uvloop
+
+    return uvloop.new_event_loop()

@@ -46,7 +46,8 @@ async def list_tools(settings: Settings) -> int:
 
 async def check_tools(settings: Settings) -> int:
     """Load every tool here and now; print what is wrong, and fail if anything is."""
-    registry = Registry(parts.tool_sources(settings))
+    found = parts.tool_parts(settings)
+    registry = Registry([found.mcp, *found.others])
     keeping = asyncio.create_task(registry.run())
     try:
         await registry.ready()
@@ -59,6 +60,14 @@ async def check_tools(settings: Settings) -> int:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
     return 1 if problems else 0
+
+
+async def reseal(settings: Settings) -> int:
+    """Seal what is stored with the newest key."""
+    async with _service(settings) as service:
+        count = await service.reseal_secrets(by=service.api_key_principal())
+    print(f"{count} stored secrets were sealed anew with the newest key.")
+    return 0
 
 
 async def list_approvals(settings: Settings, *, status: str) -> int:

@@ -10,11 +10,16 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 
 from db.migrate import migrate
 from opsagent.embedded import EmbeddedPostgres
 
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+# The default renderer prints rich tracebacks with every local variable: seconds of CPU for each expected failure.
+structlog.configure(
+    processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer(key_order=["event"])]
+)
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import rfc8785
 
-from agent import users
 from agent.approvals.policy import Ruling
 from agent.approvals.types import (
     Approval,
@@ -92,34 +90,35 @@ async def insert(
     )
 
 
-async def lock(tx: Tx, approval_id: UUID) -> Approval:
-    """Lock and return an approval whose session's row the caller has locked."""
-    return await _one(tx, await tx.fetchrow(sql.lock, approval_id))
-
-
-async def lock_of_call(tx: Tx, session_id: UUID, tool_call_id: str) -> Approval | None:
-    row = await tx.fetchrow(sql.lock_of_call, session_id, tool_call_id)
-    return await _one(tx, row) if row else None
-
-
 async def read(tx: Tx, approval_id: UUID) -> Approval:
-    return await _one(tx, await tx.fetchrow(sql.read, approval_id))
-
-
-async def session_of(tx: Tx, approval_id: UUID) -> UUID:
-    session_id = await tx.fetchval(sql.session_of, approval_id)
-    if session_id is None:
+    """Return an approval. Where the caller holds its session's row lock, it stays so until the transaction's end."""
+    row = await tx.fetchrow(sql.read, approval_id)
+    if row is None:
         raise ApprovalNotFound
-    return session_id
+    return _approval(row)
+
+
+async def read_of_call(tx: Tx, session_id: UUID, tool_call_id: str) -> Approval | None:
+    row = await tx.fetchrow(sql.read_of_call, session_id, tool_call_id)
+    return _approval(row) if row else None
+
+
+async def lock_session(tx: Tx, approval_id: UUID) -> None:
+    """Lock the session of an approval, before anything of the approval is read in order to write."""
+    if await tx.fetchval(sql.lock_session, approval_id) is None:
+        raise ApprovalNotFound
 
 
 async def of_turn(tx: Tx, turn_id: UUID, status: ApprovalStatus = ApprovalStatus.PENDING) -> list[Approval]:
-    return await _many(tx, await tx.fetch(sql.of_turn, turn_id, status.value))
+    return [_approval(row) for row in await tx.fetch(sql.of_turn, turn_id, status.value)]
 
 
 async def of_single_turn(tx: Tx, turn_id: UUID) -> Approval:
     """Return the approval of a turn that is one call asked for without the model."""
-    return await _one(tx, await tx.fetchrow(sql.of_single_turn, turn_id))
+    row = await tx.fetchrow(sql.of_single_turn, turn_id)
+    if row is None:
+        raise ApprovalNotFound
+    return _approval(row)
 
 
 async def list_by_status(
@@ -127,8 +126,10 @@ async def list_by_status(
 ) -> list[Approval]:
     """Return approvals, newest first: everybody's, or one requester's."""
     if requester is None:
-        return await _many(tx, await tx.fetch(sql.list, status.value, *before, limit))
-    return await _many(tx, await tx.fetch(sql.list_of_requester, status.value, *before, limit, requester))
+        rows = await tx.fetch(sql.list, status.value, *before, limit)
+    else:
+        rows = await tx.fetch(sql.list_of_requester, status.value, *before, limit, requester)
+    return [_approval(row) for row in rows]
 
 
 async def save(tx: Tx, before: Approval, after: Approval) -> None:
@@ -156,28 +157,7 @@ async def save(tx: Tx, before: Approval, after: Approval) -> None:
             )
 
 
-async def _one(tx: Tx, row: Any) -> Approval:
-    if row is None:
-        raise ApprovalNotFound
-    return (await _many(tx, [row]))[0]
-
-
-async def _many(tx: Tx, rows: Iterable[Any]) -> list[Approval]:
-    rows = list(rows)
-    if not rows:
-        return []
-    votes = await tx.fetch(sql.votes, [row["approval_id"] for row in rows])
-    ids = {row["requested_by"] for row in rows} | {row["decided_by"] for row in rows if row["decided_by"]}
-    people = {
-        user_id: user.person
-        for user_id, user in (await users.read_many(tx, ids | {vote["voter_id"] for vote in votes})).items()
-    }
-    return [
-        _approval(row, people, [vote for vote in votes if vote["approval_id"] == row["approval_id"]]) for row in rows
-    ]
-
-
-def _approval(row: Any, people: dict[UUID, Person], votes: list[Any]) -> Approval:
+def _approval(row: Any) -> Approval:
     return Approval(
         approval_id=row["approval_id"],
         session_id=row["session_id"],
@@ -189,7 +169,9 @@ def _approval(row: Any, people: dict[UUID, Person], votes: list[Any]) -> Approva
         args=json.loads(row["args"]),
         args_digest=row["args_digest"],
         args_proposed=json.loads(row["args_proposed"]),
-        requested_by=people[row["requested_by"]],
+        requested_by=Person(
+            row["requested_by"], row["requester_username"], row["requester_display_name"], row["requester_chat_user"]
+        ),
         requested_reason=row["requested_reason"],
         status=ApprovalStatus(row["status"]),
         execution=ExecutionStatus(row["execution"] or "none"),
@@ -197,12 +179,26 @@ def _approval(row: Any, people: dict[UUID, Person], votes: list[Any]) -> Approva
         quorum=row["quorum"],
         four_eyes=row["four_eyes"],
         approvers=tuple(row["approvers"]) if row["approvers"] is not None else None,
-        decided_by=people[row["decided_by"]] if row["decided_by"] else None,
+        decided_by=_decider(row),
         decided_at=row["decided_at"],
         reason=row["reason"],
         expires_at=row["expires_at"],
         created_at=row["created_at"],
-        votes=tuple(
-            Vote(people[v["voter_id"]], Decision(v["decision"]), v["reason"], v["args_digest"], v["at"]) for v in votes
-        ),
+        votes=tuple(_vote(vote) for vote in row["votes"] or ()),
+    )
+
+
+def _decider(row: Any) -> Person | None:
+    if row["decided_by"] is None:
+        return None
+    return Person(row["decided_by"], row["decider_username"], row["decider_display_name"], row["decider_chat_user"])
+
+
+def _vote(vote: dict[str, Any]) -> Vote:
+    return Vote(
+        by=Person(UUID(vote["user_id"]), vote["username"], vote["display_name"], vote["chat_user"]),
+        decision=Decision(vote["decision"]),
+        reason=vote["reason"],
+        args_digest=vote["args_digest"],
+        at=datetime.fromisoformat(vote["at"]),
     )

@@ -55,7 +55,7 @@ class Nodes:
         said = [message for message in state["messages"] if isinstance(message, AIMessage)]
         if len(said) >= self._limits.model_calls:
             return {"messages": [_stopped(f"the limit of {self._limits.model_calls} model calls in one turn")]}
-        prompt = [SystemMessage(PROMPT), *repair([*run.history, *state["messages"]])]
+        prompt = [SystemMessage(PROMPT), *repair([*await self._history(run), *state["messages"]])]
         answer = await self._ask(run, prompt)
         calls = [_call(chunk, run, len(said), index) for index, chunk in enumerate(answer.tool_call_chunks)]
         if sum(len(message.tool_calls) for message in said) + len(calls) > self._limits.tool_calls:
@@ -86,6 +86,14 @@ class Nodes:
                 await _either(changed.wait(), run.until_idle())
         interrupt({"approval_id": str(outcome.approval_id)})
         raise RuntimeError("A resumed call must find its decision in the approval's row.")
+
+    async def _history(self, run: Run) -> list[BaseMessage]:
+        if run.history is None:
+            async with self._database.connection() as connection:
+                run.history = await transcript.window(
+                    connection, run.session_id, before=run.turn_id, tokens=self._limits.window_tokens
+                )
+        return run.history
 
     async def _ask(self, run: Run, prompt: list[BaseMessage]) -> AIMessageChunk:
         offered = self._offered()

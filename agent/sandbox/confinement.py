@@ -28,7 +28,7 @@ def main(argv: list[str]) -> NoReturn:
         if config["inside"]:
             _confine(config, None)
             _become(command, config["env"])
-        supervisor.run(lambda above: _start(config, command, above), parent=config["parent"])
+        supervisor.run(lambda above: _start(config, command, above), parent=config["parent"], folder=config["folder"])
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the program must not run
         complain(error)
 
@@ -92,7 +92,7 @@ def _limit(limits: dict[str, int], account: list[int] | None) -> None:
     for name, value in limits.items():
         if name in _LIMITS:
             _lower(_LIMITS[name], value)
-    if "processes" in limits:
+    if "processes" in limits and sys.platform == "linux":
         # The kernel counts everything that the account runs, not only ours.
         uid = account[0] if account else os.getuid()
         _lower(resource.RLIMIT_NPROC, _tasks_of(uid) + limits["processes"])
@@ -106,7 +106,7 @@ def _lower(which: int, value: int) -> None:
 
 def _tasks_of(uid: int) -> int:
     count = 0
-    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+    for entry in os.listdir("/proc"):
         try:
             if entry.isdigit() and os.stat(f"/proc/{entry}").st_uid == uid:
                 count += os.stat(f"/proc/{entry}/task").st_nlink - 2
@@ -119,13 +119,13 @@ def _drop(account: list[int] | None) -> None:
     if account:
         uid, gid = account
         os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        os.setgid(gid)
+        os.setuid(uid)
 
 
 def _drop_capabilities() -> None:
     """Let root's next program start with none: only for where root has no account to change to."""
-    for capability in range(64):
+    for capability in range(64 if sys.platform == "linux" else 0):
         try:
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
         except OSError:  # past the last one that this kernel knows

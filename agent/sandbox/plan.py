@@ -33,6 +33,7 @@ def make(command: Sequence[str], spec: SandboxSpec, mode: Mode, capability: Capa
     outer = _bubblewrap(capability, spec, temp, program) if "namespaces" in held.applied else None
     config: dict[str, Any] = {
         "parent": os.getpid(),
+        "folder": os.path.dirname(temp),
         "inside": False,
         "env": env,
         "cwd": temp,

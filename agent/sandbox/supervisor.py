@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -18,10 +19,11 @@ AT_ONCE = signal.SIGQUIT
 _WATCHED = (signal.SIGCHLD, AT_ONCE, *_SOFT)
 
 
-def run(start: Callable[[int], NoReturn], *, parent: int) -> NoReturn:
+def run(start: Callable[[int], NoReturn], *, parent: int, folder: str) -> NoReturn:
     """Run `start` (given our process id) in a child, see it through, leave nothing behind, and end as it ended.
 
-    SIGTERM ends it gently, SIGQUIT at once, and so does the end of `parent`. Orphans come to us, not to init.
+    SIGTERM ends it gently, SIGQUIT at once, and so does the end of `parent`, whose `folder` we then remove for it.
+    Orphans come to us, not to init.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
@@ -36,8 +38,11 @@ def run(start: Callable[[int], NoReturn], *, parent: int) -> NoReturn:
     if child == 0:
         start(own)
     _let_go_of_pipes()
-    status = _watch(child)
-    _end_as(_sweep(child) if status is None else _sweep(child, status))
+    status = _watch(child, parent)
+    status = _sweep(child) if status is None else _sweep(child, status)
+    if os.getppid() != parent:
+        shutil.rmtree(folder, ignore_errors=True)
+    _end_as(status)
 
 
 def die_with(parent: int) -> None:
@@ -56,24 +61,33 @@ def _let_go_of_pipes() -> None:
     os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20))
 
 
-def _watch(child: int) -> int | None:
+def _watch(child: int, parent: int) -> int | None:
     """Return the program's status once it has ended; None once it must be killed."""
     deadline: float | None = None
     while True:
         left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
+        received = _next_signal(left, parent) if left is None or left > 0 else None
+        if received is None or received == AT_ONCE:
             return None
-        received = signal.sigwaitinfo(_WATCHED) if left is None else signal.sigtimedwait(_WATCHED, left)
-        if received is None:
-            return None
-        if received.si_signo == AT_ONCE:
-            return None
-        if received.si_signo in _SOFT and deadline is None:
+        if received in _SOFT and deadline is None:
             deadline = time.monotonic() + GRACE_S
             _kill(-child, signal.SIGTERM)
         while (ended := _reaped()) is not None:
             if ended[0] == child:
                 return ended[1]
+
+
+def _next_signal(left: float | None, parent: int) -> int | None:
+    """Return the next signal to us; None after `left` seconds."""
+    if sys.platform == "linux":
+        received = signal.sigwaitinfo(_WATCHED) if left is None else signal.sigtimedwait(_WATCHED, left)
+        return received.si_signo if received else None
+    # Neither timed waiting nor a parent-death signal there, and a blocked SIGCHLD may be dropped: look again and again.
+    time.sleep(0.02)
+    if os.getppid() != parent:
+        return AT_ONCE
+    pending = signal.sigpending() & {AT_ONCE, *_SOFT}
+    return signal.sigwait(pending) if pending else signal.SIGCHLD
 
 
 def _sweep(child: int, status: int = signal.SIGKILL) -> int:

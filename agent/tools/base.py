@@ -52,6 +52,10 @@ class ToolSpec:
     read_only: bool = False
     idempotent: bool = False
     timeout_s: float = 60.0
+    output_schema: dict[str, Any] | None = None
+    """Part of what is pinned; answers are never checked against it."""
+    redact: tuple[str, ...] = ()
+    """Regular expressions of what must not be read in its results."""
 
     @property
     def repeatable(self) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from agent.approvals.policy import Row, Rule, When
-from agent.errors import NotFound
+from agent.errors import Conflict, NotFound
 from agent.tools.base import Source, ToolSpec
+from agent.tools.registry import Governed
 from db import queries
 from db.database import Tx
 
@@ -28,6 +29,37 @@ class Listed:
 
     spec: ToolSpec
     available: bool
+    enabled: bool = True
+    accepted_hash: str | None = None
+    is_changed: bool = False
+
+    @property
+    def status(self) -> str:
+        """available, unavailable, disabled (by an admin) or quarantined (its server changed it)."""
+        if not self.enabled:
+            return "disabled"
+        if self.is_changed:
+            return "quarantined"
+        return "available" if self.available else "unavailable"
+
+    @property
+    def refusal(self) -> str | None:
+        return _refusal(self.spec, enabled=self.enabled, accepted=self.accepted_hash, is_changed=self.is_changed)
+
+
+class ToolWithheld(Conflict):
+    """The tool is disabled or in quarantine."""
+
+    code = "tool_withheld"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How a tool fared in its last 1,000 calls."""
+
+    calls: int = 0
+    last_used_at: datetime | None = None
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +75,68 @@ class ToolApproval:
 
 async def publish(tx: Tx, specs: Iterable[ToolSpec], *, others_within_s: float) -> None:
     """Write what this process offers; what no process has offered for so long is no longer available."""
-    specs = list(specs)
-    for spec in specs:
-        await tx.execute(
-            sql.save,
-            spec.tool_id,
-            spec.name,
-            spec.original_name,
-            spec.description,
-            spec.source.value,
-            spec.server,
-            spec.input_schema,
-            spec.schema_hash,
-            spec.annotations,
-            spec.read_only,
-            spec.idempotent,
-        )
+    # In one order, so that two replicas don't wait for each other's rows.
+    specs = sorted(specs, key=lambda spec: spec.tool_id)
+    await tx.executemany(sql.save, [_columns(spec) for spec in specs])
     await tx.execute(sql.missing, [spec.tool_id for spec in specs], others_within_s)
+
+
+def _columns(spec: ToolSpec) -> tuple[Any, ...]:
+    return (
+        spec.tool_id,
+        spec.name,
+        spec.original_name,
+        spec.description,
+        spec.source.value,
+        spec.server,
+        spec.input_schema,
+        spec.schema_hash,
+        spec.annotations,
+        spec.read_only,
+        spec.idempotent,
+    )
+
+
+async def withheld(tx: Tx, spec: ToolSpec, *, since: datetime | None = None) -> str | None:
+    """Return why the tool may not be called as it is now, from its rows; `since` is when a person approved of it."""
+    row = await tx.fetchrow(sql.standing, spec.tool_id)
+    if row is None:
+        # A tool of ours needs nobody's word; a server's may not run before it was accepted once.
+        return _refusal(spec, enabled=True, accepted=None, is_changed=False)
+    if since is not None and row["accepted_at"] is not None and row["accepted_at"] > since:
+        return f"{spec.name} was accepted anew after this call was asked for. Ask again."
+    return _refusal(spec, enabled=row["enabled"], accepted=row["accepted_hash"], is_changed=row["is_changed"])
+
+
+def _refusal(spec: ToolSpec, *, enabled: bool, accepted: str | None, is_changed: bool) -> str | None:
+    if not enabled:
+        return f"{spec.name} is switched off by an admin."
+    if spec.source is not Source.MCP:
+        return None
+    if is_changed or (accepted is not None and accepted != spec.schema_hash):
+        return f"{spec.name} was changed by its server and is in quarantine until an admin accepts the change."
+    return None if accepted is not None else f"{spec.name} is new and not in the catalogue yet: try again in a moment."
+
+
+async def usage(tx: Tx, tool_ids: list[UUID]) -> dict[UUID, Usage]:
+    """Return how the tools fared."""
+    found = await tx.fetch(sql.usage, tool_ids)
+    return {row["tool_id"]: Usage(row["calls"], row["last_used_at"], row["failures"]) for row in found}
+
+
+async def governance(tx: Tx) -> dict[UUID, Governed]:
+    """Return what a process must know of tools beside what it offers itself."""
+    return {
+        row["tool_id"]: Governed(
+            enabled=row["enabled"],
+            name=row["given_name"],
+            description=row["given_description"],
+            redact=tuple(row["redact"]),
+            accepted_hash=row["accepted_hash"],
+            is_changed=row["is_changed"],
+        )
+        for row in await tx.fetch(sql.governance)
+    }
 
 
 async def read_all(tx: Tx) -> list[Listed]:
@@ -86,8 +163,15 @@ def _listed(row: Any) -> Listed:
         annotations=row["annotations"],
         read_only=row["read_only"],
         idempotent=row["idempotent"],
+        redact=tuple(row["redact"]),
     )
-    return Listed(spec, row["status"] == "available")
+    return Listed(
+        spec,
+        available=row["status"] == "available",
+        enabled=row["enabled"],
+        accepted_hash=row["accepted_hash"],
+        is_changed=row["is_changed"],
+    )
 
 
 async def rows(tx: Tx, tool_id: UUID, user_id: UUID) -> tuple[Row | None, Row | None]:

@@ -1,48 +1,86 @@
-"""Custom tools: the LangChain tools that an operator's Python files define at module level."""
+"""Custom tools: the LangChain tools of an operator's Python files and packages, run in sandboxed workers."""
 
 import asyncio
-import contextvars
-import hashlib
-import importlib.util
-import json
-import sys
-import threading
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+import re
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 
 import structlog
-from langchain_core.tools import BaseTool, ToolException
 
+from agent.sandbox.policy import Mode, SandboxSpec, SandboxUnavailable
+from agent.sandbox.worker_process import WorkerLost
+from agent.sandbox.workers import TOOL_FILES, ToolDescription, WorkerPool
 from agent.tools.arguments import schema_problem
-from agent.tools.base import CallContext, Outcome, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
+from agent.tools.base import CallContext, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
 
+GROUP = "opsagent.tools"
+"""The entry points by which installed packages bring tools."""
 DEFAULT_TIMEOUT_S = 60.0
-THREAD_LIMIT = 64
-"""Threads that sync tools may occupy; one that never returns keeps its own for good."""
+WORKERS = 2
+RISKS = ("low", "medium", "high")
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::(\d{1,5}))?")
+_ENTRY = re.compile(r"([A-Za-z_][\w.]*)(?::([A-Za-z_]\w*))?")
+_KNOWN = frozenset(
+    {
+        *("risk", "read_only", "idempotent", "timeout_s", "network", "hosts", "read_paths", "write_paths", "secrets"),
+        "memory_mb",
+    }
+)
 
 log = structlog.get_logger()
 
 
-class CustomTools:
-    """The tools of `folder/*.py`, loaded once; a broken file costs only its own tools.
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a tool declares that it uses beside what every sandboxed tool may; tools with equal needs share workers."""
 
-    Files run in this process with its rights: the folder is the operator's. Names that start with `_` are skipped.
+    network: bool = False
+    ports: tuple[int, ...] = ()
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    memory_mb: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _CustomTool:
+    spec: ToolSpec
+    pool: WorkerPool = field(repr=False)
+
+    async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
+        return await self.pool.call(self.spec.original_name, args, context, self.spec.timeout_s)
+
+
+class CustomTools:
+    """The tools of `folder/*.py` and of installed packages; a broken file costs only its own tools.
+
+    None of their code runs in this process. Names that start with `_` are skipped.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        mode: Mode = Mode.BEST_EFFORT,
+        secrets: Mapping[str, str] | None = None,
+        packages: Sequence[EntryPoint] | None = None,
+        workers: int = WORKERS,
+    ) -> None:
+        self._folder = folder
+        self._mode = mode
+        self._secrets = dict(secrets or {})
+        self._packages = list(entry_points(group=GROUP)) if packages is None else list(packages)
+        self._workers = workers
         self._problems: dict[str, str] = {}
         self._tools: dict[str, Tool] = {}
-        self._threads = _Threads()
-        if not folder.is_dir():
-            self._problems[folder.name] = (
-                f"TOOLS_DIR names {folder}, which is not a folder: create it or correct the setting."
-            )
-            return
-        for file in sorted(folder.glob("*.py")):
-            if not file.name.startswith("_"):
-                self._load(file)
+        self._pools: dict[Needs, WorkerPool] = {}
+        self._tried = asyncio.Event()
+        self._loading = asyncio.Lock()
+        self._changed: Callable[[], Awaitable[None]] | None = None
 
     def tools(self) -> list[Tool]:
         return list(self._tools.values())
@@ -51,153 +89,188 @@ class CustomTools:
         return dict(self._problems)
 
     async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Nothing to keep alive: files are read at start."""
+        """Load the files and keep their workers until cancelled."""
+        self._changed = changed
+        try:
+            await self.reload()
+            await asyncio.Event().wait()
+        finally:
+            self._changed = None
+            pools, self._pools, self._tools = list(self._pools.values()), {}, {}
+            await asyncio.gather(*(pool.close() for pool in pools))
 
     async def ready(self) -> None:
-        return
+        await self._tried.wait()
 
-    def _load(self, file: Path) -> None:
-        try:
-            found = _import(file)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - one file's code; the others still load
-            said = " ".join(str(error).split())[:200]
-            self._problems[file.name] = f"{file.name} could not be loaded: {type(error).__name__}: {said}"
-            log.warning("tools.file_broken", file=file.name, error=type(error).__name__)
+    async def reload(self) -> None:
+        """Read the files again into new workers; calls under way end in the old ones."""
+        if self._changed is None:
             return
-        for tool in found:
-            if tool.name in self._tools:
-                self._problems[f"{file.name}: {tool.name}"] = (
-                    f"{file.name} defines `{tool.name}` again: rename one of the two; the first counts."
+        async with self._loading:
+            try:
+                with tempfile.TemporaryDirectory(prefix="opsagent-tools-") as stubs:
+                    await self._load(await asyncio.to_thread(self._files, Path(stubs)))
+            except (SandboxUnavailable, WorkerLost, OSError, UnicodeDecodeError) as error:
+                # What ran before goes on: a folder in the middle of an edit takes nobody's tools away.
+                self._problems["custom tools"] = f"The custom tools could not be loaded: {error}"
+                log.warning("tools.not_loaded", error=str(error))
+            finally:
+                self._tried.set()
+        await self._changed()
+
+    def _files(self, stubs: Path) -> list[Path]:
+        """Return the files to load, with a line of Python for each package's entry point."""
+        self._problems = {}
+        found: list[Path] = []
+        if self._folder is not None and not self._folder.is_dir():
+            self._problems[self._folder.name] = (
+                f"TOOLS_DIR names {self._folder}, which is not a folder: create it or correct the setting."
+            )
+        elif self._folder is not None:
+            found = [file for file in sorted(self._folder.glob("*.py")) if not file.name.startswith("_")]
+        for package in self._packages:
+            named = _ENTRY.fullmatch(package.value)
+            if named is None:
+                self._problems[f"package {package.name}"] = (
+                    f"The entry point {package.name} of {GROUP} names no module."
                 )
                 continue
-            try:
-                self._tools[tool.name] = _CustomTool(_spec(tool), tool, self._threads)
-            except Exception as error:  # noqa: BLE001 - one tool's declaration; the others still load
-                self._problems[f"{file.name}: {tool.name}"] = f"`{tool.name}` in {file.name} can't be offered: {error}"
+            stub = stubs / f"package_{re.sub(r'[^A-Za-z0-9_]', '_', package.name)}.py"
+            stub.write_text(f"from {named[1]} import {named[2] or '*'}\n", encoding="utf-8")
+            found.append(stub)
+        return found
 
-
-@dataclass(frozen=True, slots=True)
-class _CustomTool:
-    spec: ToolSpec
-    tool: BaseTool
-    threads: "_Threads"
-
-    async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
-        """Await an async tool, run a sync one in a thread of its own.
-
-        A thread can't be stopped: after a cancellation or timeout a sync tool goes on, and its outcome is unknown.
-        """
-        config: Any = {
-            "configurable": {
-                "session_id": str(context.session_id),
-                "tool_call_id": context.tool_call_id,
-                "approval_id": str(context.approval_id) if context.approval_id else None,
-                "requester_id": str(context.requester_id),
-            }
-        }
+    async def _load(self, files: list[Path]) -> None:
+        tools: dict[str, Tool] = {}
+        pools: dict[Needs, WorkerPool] = {}
         try:
-            if _is_async(self.tool):
-                answer = await self.tool.ainvoke(dict(args), config)
-            else:
-                answer = await self.threads.call(lambda: self.tool.invoke(dict(args), config))
-        except ToolException as error:
-            return ToolResult(str(error) or f"`{self.spec.name}` failed.", Outcome.FAILED)
-        return ToolResult(_text(answer))
+            if files:
+                await self._fill(files, tools, pools)
+        except BaseException:
+            await asyncio.gather(*(pool.close() for needs, pool in pools.items() if needs not in self._pools))
+            raise
+        unused = [pool for needs, pool in self._pools.items() if needs not in pools]
+        self._tools, self._pools = tools, pools
+        await asyncio.gather(*(pool.close() for pool in unused))
 
-
-class _Threads:
-    """Daemon threads, one a call: a tool that hangs delays neither other calls nor the end of the process."""
-
-    def __init__(self) -> None:
-        self._busy = 0
-
-    async def call(self, function: Callable[[], Any]) -> Any:
-        if self._busy >= THREAD_LIMIT:
-            raise RuntimeError(f"{THREAD_LIMIT} custom tools are still running; some of them may hang")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
-        context = contextvars.copy_context()
-
-        def finish(value: Any, error: BaseException | None) -> None:
-            self._busy -= 1
-            if done.cancelled():
-                return
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(value)
-
-        def work() -> None:
-            value, failure = None, None
+    async def _fill(self, files: list[Path], tools: dict[str, Tool], pools: dict[Needs, WorkerPool]) -> None:
+        # Loaded once with nothing to say what they need; a tool that needs more gets workers that have it.
+        plain = pools[Needs()] = self._pool(Needs())
+        loaded = await plain.load(files)
+        self._problems.update(loaded.problems)
+        wanted: dict[Needs, list[ToolDescription]] = {}
+        for described in loaded.tools:
             try:
-                value = context.run(function)
-            except BaseException as error:  # noqa: BLE001 - one tool call; handed to the one who waits
-                # A future refuses StopIteration, and SystemExit would end the loop that it is handed to.
-                ordinary = isinstance(error, Exception) and not isinstance(error, StopIteration)
-                failure = error if ordinary else RuntimeError(f"{type(error).__name__}: {error}")
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(finish, value, failure)
+                wanted.setdefault(self._needs(described), []).append(described)
+            except ValueError as error:
+                self._reject(described, error)
+        by_name = {file.name: file for file in files}
+        for needs, members in wanted.items():
+            if needs not in pools:
+                pools[needs] = self._pool(needs)
+                names = dict.fromkeys(described.file for described in members)
+                self._problems.update((await pools[needs].load([by_name[name] for name in names])).problems)
+            tools.update(self._offered(members, pools[needs]))
 
-        self._busy += 1
-        threading.Thread(target=work, name="custom-tool", daemon=True).start()
-        return await done
+    def _reject(self, described: ToolDescription, error: ValueError) -> None:
+        what = f"`{described.name}` in {described.file} can't be offered: {error}"
+        self._problems[f"{described.file}: {described.name}"] = what
+
+    def _offered(self, members: list[ToolDescription], pool: WorkerPool) -> dict[str, Tool]:
+        missing = pool.protections.missing if pool.protections else ()
+        found: dict[str, Tool] = {}
+        for described in members:
+            try:
+                found[described.name] = _CustomTool(_spec(described, missing), pool)
+            except ValueError as error:
+                self._reject(described, error)
+        return found
+
+    def _pool(self, needs: Needs) -> WorkerPool:
+        """Return the workers for tools of these needs: those that run already, or new ones."""
+        if needs in self._pools:
+            return self._pools[needs]
+        spec = SandboxSpec(
+            read_paths=needs.read_paths,
+            write_paths=needs.write_paths,
+            network=needs.network,
+            ports=needs.ports,
+            env={name: self._secrets[name] for name in needs.secrets},
+            memory_mb=needs.memory_mb,
+        )
+        return WorkerPool(TOOL_FILES, spec, self._workers, mode=self._mode)
+
+    def _needs(self, described: ToolDescription) -> Needs:
+        """Return what a tool's metadata declares; raises ValueError for what it may not say."""
+        said = described.metadata
+        if unknown := sorted(said.keys() - _KNOWN):
+            raise ValueError(f"its metadata has `{unknown[0]}`, which is not known here.")
+        hosts = _strings(said, "hosts")
+        matched = [_HOST.fullmatch(host) for host in hosts]
+        if not all(matched):
+            raise ValueError("its hosts must be written as name or name:port.")
+        ports = sorted({int(match[1]) for match in matched if match and match[1]})
+        network = said.get("network", False)
+        if not isinstance(network, bool) or not all(0 < port < 65536 for port in ports):
+            raise ValueError("its network must be True or False, and its ports be between 1 and 65535.")
+        secrets = _strings(said, "secrets")
+        for name in secrets:
+            if name not in self._secrets:
+                raise ValueError(f"its secret {name} is not set: set OPSAGENT_TOOL_SECRET_{name} and reload the tools.")
+        memory = said.get("memory_mb", 1024)
+        if isinstance(memory, bool) or not isinstance(memory, int) or not 64 <= memory <= 65_536:
+            raise ValueError("its memory_mb must be a whole number from 64 to 65536.")
+        return Needs(
+            network=network or bool(hosts),
+            # Only where every host has a port: one without may need any.
+            ports=tuple(ports) if hosts and all(match and match[1] for match in matched) else (),
+            read_paths=_paths(said, "read_paths"),
+            write_paths=_paths(said, "write_paths"),
+            secrets=tuple(sorted(secrets)),
+            memory_mb=memory,
+        )
 
 
-def _import(file: Path) -> list[BaseTool]:
-    """Run the file as a module of its own name and return its tools, each once."""
-    digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]
-    name = f"opsagent_custom_{digest}_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file.name} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    tools = {id(value): value for value in vars(module).values() if isinstance(value, BaseTool)}
-    return list(tools.values())
+def _strings(said: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = said.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in cast("list[Any]", value)):
+        raise ValueError(f"its {key} must be a list of strings.")
+    return tuple(cast("list[str]", value))
 
 
-def _spec(tool: BaseTool) -> ToolSpec:
-    metadata = tool.metadata or {}
-    timeout = metadata.get("timeout_s", DEFAULT_TIMEOUT_S)
+def _paths(said: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    paths = _strings(said, key)
+    if not all(path.startswith("/") and path.rstrip("/") and "\0" not in path for path in paths):
+        raise ValueError(f"its {key} must be absolute paths, and not / itself.")
+    return paths
+
+
+def _spec(described: ToolDescription, missing: Sequence[str]) -> ToolSpec:
+    """Return the tool under the operator's word; raises ValueError for a declaration that makes no sense."""
+    said, schema = described.metadata, described.input_schema
+    timeout = said.get("timeout_s", DEFAULT_TIMEOUT_S)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
         raise ValueError("its timeout_s must be a number of seconds between 0 and 3600.")
-    declared = tool.tool_call_schema
-    schema: dict[str, Any] = declared if isinstance(declared, dict) else cast("Any", declared).model_json_schema()
+    risk = said.get("risk", "medium")
+    if risk not in RISKS:
+        raise ValueError(f"its risk must be one of {', '.join(RISKS)}.")
     if problem := schema_problem(schema):
         raise ValueError(f"{problem}.")
-    read_only, idempotent = metadata.get("read_only") is True, metadata.get("idempotent") is True
+    read_only, idempotent = said.get("read_only") is True, said.get("idempotent") is True
+    annotations: dict[str, Any] = {"readOnlyHint": read_only, "idempotentHint": idempotent, "risk": risk}
+    if missing:
+        annotations["unsandboxed"] = ", ".join(missing)
     return ToolSpec(
-        tool_id=tool_id(Source.CUSTOM, None, tool.name),
-        name=tool.name,
-        original_name=tool.name,
-        description=tool.description,
+        tool_id=tool_id(Source.CUSTOM, None, described.name),
+        name=described.name,
+        original_name=described.name,
+        description=described.description,
         source=Source.CUSTOM,
         server=None,
         input_schema=schema,
-        schema_hash=schema_hash(tool.name, tool.description, schema),
-        annotations={"readOnlyHint": read_only, "idempotentHint": idempotent},
+        schema_hash=schema_hash(described.name, described.description, schema),
+        annotations=annotations,
         read_only=read_only,
         idempotent=idempotent,
         timeout_s=float(timeout),
     )
-
-
-def _is_async(tool: BaseTool) -> bool:
-    if hasattr(tool, "coroutine"):
-        return getattr(tool, "coroutine") is not None  # noqa: B009 - only some of BaseTool's classes have it
-    return type(tool)._arun is not BaseTool._arun  # pyright: ignore[reportPrivateUsage]
-
-
-def _text(answer: Any) -> str:
-    """Return the answer as text: content blocks joined, other values as JSON."""
-    if isinstance(answer, str):
-        return answer
-    if isinstance(answer, list) and answer and all(isinstance(block, dict) and "type" in block for block in answer):
-        blocks = cast("list[dict[str, Any]]", answer)
-        return "\n".join(str(b["text"]) if "text" in b else f"[{b['type']}]" for b in blocks)
-    return json.dumps(answer, ensure_ascii=False, default=str)

@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING
 
 from agent.tools.base import Tool
 from agent.tools.ending import end
-from agent.tools.mcp_config import McpServerConfig, Timing, ToolMarks, load_config
+from agent.tools.mcp_config import Keeping, McpServerConfig, Sandboxing, Timing, ToolMarks, load_config
 
 if TYPE_CHECKING:
     from agent.tools.mcp_server import McpServer
 
-__all__ = ["McpManager", "McpServerConfig", "ServerHealth", "Timing", "ToolMarks", "load_config"]
+__all__ = [
+    "Keeping",
+    "McpManager",
+    "McpServerConfig",
+    "Sandboxing",
+    "ServerHealth",
+    "Timing",
+    "ToolMarks",
+    "load_config",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,7 @@ class ServerHealth:
     """How one server is doing."""
 
     name: str
+    config: McpServerConfig
     connected: bool
     protocol: str | None
     tools: int
@@ -29,8 +39,11 @@ class ServerHealth:
 class McpManager:
     """The servers of a configuration, which may be replaced while it runs."""
 
-    def __init__(self, config: list[McpServerConfig], timing: Timing | None = None) -> None:
+    def __init__(
+        self, config: Iterable[McpServerConfig], timing: Timing | None = None, keeping: Keeping | None = None
+    ) -> None:
         self._timing = timing or Timing()
+        self._keeping = keeping or Keeping()
         self._servers: dict[str, McpServer] = {}
         self._new = asyncio.Event()
         self.configure(config)
@@ -43,7 +56,9 @@ class McpManager:
             from agent.tools.mcp_server import McpServer
 
             kept = {name: server for name, server in self._servers.items() if wanted.get(name) == server.config}
-            self._servers = {name: kept.get(name) or McpServer(entry, self._timing) for name, entry in wanted.items()}
+            self._servers = {
+                name: kept.get(name) or McpServer(entry, self._timing, self._keeping) for name, entry in wanted.items()
+            }
         else:
             self._servers = {}
         self._new.set()
@@ -57,7 +72,14 @@ class McpManager:
     def health(self) -> list[ServerHealth]:
         """Return how each server is doing, by name."""
         return [
-            ServerHealth(name, server.connected, server.protocol, len(server.tools()), list(server.problems().values()))
+            ServerHealth(
+                name,
+                server.config,
+                server.connected,
+                server.protocol,
+                len(server.tools()),
+                list(server.problems().values()),
+            )
             for name, server in sorted(self._servers.items())
         ]
 

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
+from agent.egress import EgressPolicy
+from agent.sandbox.policy import Mode
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
+_SECRET_NAME = re.compile(r"(?i)token|key|secret|pass|cred|auth|dsn")
 MAX_TIMEOUT_S = 300.0
 
 
@@ -21,8 +25,22 @@ class ToolMarks:
 
 
 @dataclass(frozen=True, slots=True)
+class Sandboxing:
+    """What a server's program may use beside what every sandboxed program may; all that is not named, it can't."""
+
+    network: bool = False
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    memory_mb: int | None = 1024
+
+
+@dataclass(frozen=True, slots=True)
 class McpServerConfig:
-    """One server: a command to run and talk to over its pipes, or a URL to talk to over streamable HTTP."""
+    """One server: a command to run and talk to over its pipes, or a URL to talk to over HTTP.
+
+    `sandbox` None: the program runs with our own rights, which only an operator's file may say. `guarded`: the address
+    is not the operator's own, so it goes through the egress guard.
+    """
 
     name: str
     command: str | None = None
@@ -31,6 +49,22 @@ class McpServerConfig:
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     tools: Mapping[str, ToolMarks] = field(default_factory=dict[str, ToolMarks])
+    is_sse: bool = False
+    sandbox: Sandboxing | None = None
+    guarded: bool = False
+
+    @property
+    def transport(self) -> str:
+        return "stdio" if self.command is not None else "sse" if self.is_sse else "streamable_http"
+
+    def without_secrets(self, text: str) -> str:
+        """Return a result without what the server was given in confidence, should it say it."""
+        named = [value for name, value in self.env.items() if _SECRET_NAME.search(name)]
+        for secret in (*named, *self.headers.values()):
+            part = secret.removeprefix("Bearer ")
+            if len(part) >= 8:
+                text = text.replace(part, "***")
+        return text
 
     def masked(self, text: str) -> str:
         """Return `text` without the values of this entry's environment and headers, which may be secrets."""
@@ -56,6 +90,14 @@ class Timing:
     """The pause after each listing, so that a server can't keep us busy with changes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What holds servers that are not the operator's own: where they may be reached, and how their programs run."""
+
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
+    mode: Mode = Mode.BEST_EFFORT
+
+
 def load_config(path: Path) -> list[McpServerConfig]:
     """Return the servers of an MCP_CONFIG file; raises ValueError naming the file and the mend."""
     try:
@@ -78,7 +120,7 @@ def load_config(path: Path) -> list[McpServerConfig]:
 
 
 def _server(where: str, name: str, entry: Any) -> McpServerConfig | None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ValueError(f"{where}: use 1 to 64 letters, digits, spaces, dots, dashes or underscores as its name.")
     if not isinstance(entry, dict):
         raise ValueError(f'{where} must be an object with "command" or "url".')
@@ -102,8 +144,42 @@ def _server(where: str, name: str, entry: Any) -> McpServerConfig | None:
         env=_strings(where, "env", fields.get("env", {})),
         url=url,
         headers=_strings(where, "headers", fields.get("headers", {})),
-        tools=_marks(where, fields.get("tools", {})),
+        tools=marks(where, fields.get("tools", {})),
+        is_sse=_is_sse(where, fields),
+        sandbox=sandboxing(where, fields["sandbox"]) if "sandbox" in fields else None,
     )
+
+
+def _is_sse(where: str, fields: Mapping[str, Any]) -> bool:
+    said = fields.get("type", fields.get("transport"))
+    if said == "sse" and "url" not in fields:
+        raise ValueError(f'{where}: the type "sse" goes with a "url".')
+    return said == "sse"
+
+
+def sandboxing(where: str, value: Any) -> Sandboxing:
+    """Return what a server's program is given; raises ValueError starting with `where`."""
+    if not isinstance(value, dict):
+        raise ValueError(f'{where}: "sandbox" must be an object like {{"network": true, "read_paths": ["/srv"]}}.')
+    given = cast("dict[str, Any]", value)
+    if unknown := given.keys() - {"network", "read_paths", "write_paths", "memory_mb"}:
+        raise ValueError(
+            f'{where}: "sandbox" knows network, read_paths, write_paths and memory_mb, not {min(unknown)!r}.'
+        )
+    paths = {key: given.get(key, []) for key in ("read_paths", "write_paths")}
+    for key, listed in paths.items():
+        if not isinstance(listed, list) or not all(_is_path(path) for path in cast("list[Any]", listed)):
+            raise ValueError(f'{where}: "{key}" of the sandbox must be a list of absolute paths, and not "/" itself.')
+    memory = given.get("memory_mb", 1024)
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or not 64 <= memory <= 65536):
+        raise ValueError(f'{where}: "memory_mb" of the sandbox must be a whole number from 64 to 65536, or null.')
+    if not isinstance(given.get("network", False), bool):
+        raise ValueError(f'{where}: "network" of the sandbox must be true or false.')
+    return Sandboxing(given.get("network", False), tuple(paths["read_paths"]), tuple(paths["write_paths"]), memory)
+
+
+def _is_path(path: Any) -> bool:
+    return isinstance(path, str) and path.startswith("/") and path.rstrip("/") != "" and path.isprintable()
 
 
 def _strings(where: str, key: str, value: Any) -> dict[str, str]:
@@ -117,23 +193,24 @@ def _strings(where: str, key: str, value: Any) -> dict[str, str]:
     return pairs
 
 
-def _marks(where: str, value: Any) -> dict[str, ToolMarks]:
+def marks(where: str, value: Any) -> dict[str, ToolMarks]:
+    """Return what is vouched for of a server's tools; raises ValueError starting with `where`."""
     if not isinstance(value, dict):
         raise ValueError(f'{where}: "tools" must be an object from tool name to {{"read_only", "idempotent"}}.')
-    return {name: _mark(f"{where}, tool {name!r}", marks) for name, marks in cast("dict[str, Any]", value).items()}
+    return {name: _mark(f"{where}, tool {name!r}", mark) for name, mark in cast("dict[str, Any]", value).items()}
 
 
 def _mark(where: str, value: Any) -> ToolMarks:
     if not isinstance(value, dict):
         raise ValueError(f'{where} must be an object like {{"read_only": true}}.')
-    marks = cast("dict[str, Any]", value)
+    given = cast("dict[str, Any]", value)
     # A misspelt mark would silently loosen or tighten nothing: say so instead.
-    if unknown := marks.keys() - {"read_only", "idempotent", "timeout_s"}:
+    if unknown := given.keys() - {"read_only", "idempotent", "timeout_s"}:
         raise ValueError(f'{where} has the unknown key {min(unknown)!r}: use "read_only", "idempotent" or "timeout_s".')
     for key in ("read_only", "idempotent"):
-        if not isinstance(marks.get(key, False), bool):
+        if not isinstance(given.get(key, False), bool):
             raise ValueError(f'{where}: "{key}" must be true or false.')
-    timeout = marks.get("timeout_s", 60.0)
+    timeout = given.get("timeout_s", 60.0)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT_S:
         raise ValueError(f'{where}: "timeout_s" must be a number of seconds up to {MAX_TIMEOUT_S:g}.')
-    return ToolMarks(marks.get("read_only", False), marks.get("idempotent", False), float(timeout))
+    return ToolMarks(given.get("read_only", False), given.get("idempotent", False), float(timeout))

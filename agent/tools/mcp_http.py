@@ -1,6 +1,6 @@
-"""The HTTP side of MCP: a client that bounds answers and knows whether a request went out."""
+"""The HTTP side of MCP: a client that bounds answers, minds where it goes, and knows whether a request went out."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -8,7 +8,11 @@ from typing import Any
 
 import httpx2
 from mcp.client import Transport
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+
+from agent.egress import EgressPolicy, EgressRefused
+from agent.egress_http import GuardedTransport2
 
 MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes of one message from a server; a bigger one is thrown away and its call told so."""
@@ -52,19 +56,58 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
+class _BoundedEvents(httpx2.AsyncByteStream):
+    """An event stream in which no single event may be larger than MESSAGE_LIMIT; `ended` is told of its end."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, ended: Callable[[str], None] | None) -> None:
+        self._inner = inner
+        self._ended = ended
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size, last = 0, b""
+        try:
+            async for chunk in self._inner:
+                ends = max((last + chunk).replace(b"\r\n", b"\n").rfind(b"\n\n"), 0)
+                size = len(chunk) - ends if ends else size + len(chunk)
+                if size > MESSAGE_LIMIT:
+                    raise AnswerTooLarge(f"an event is larger than {MESSAGE_LIMIT} bytes")
+                last = chunk[-4:]
+                yield chunk
+        except httpx2.TransportError:
+            # The oldest transport knows no resuming: for it, a break is an end like any other.
+            if self._ended is None:
+                raise
+        if self._ended:
+            self._ended("closed the connection")
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 class _Client(httpx2.AsyncClient):
     """Answers 503 itself where no server answered.
 
-    The SDK lets a transport error end the connection's task group, which cancels the task that owns it.
+    The SDK lets a transport error end the connection's task group, which cancels the task that owns it. `failed` is
+    told of requests without an answer, for the transport that tells nobody itself.
     """
 
+    failed: Callable[[str], None] | None = None
+
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        response = await self._sent(request, **options)
+        if self.failed and response.status_code >= 400:
+            attempt = ATTEMPT.get()
+            self.failed((attempt and attempt.error) or f"answered HTTP {response.status_code}")
+        return response
+
+    async def _sent(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         attempt = ATTEMPT.get() or Attempt()
         attempt.sent, attempt.status, attempt.error = True, None, None
         try:
             response = await super().send(request, **options)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol) as error:
-            attempt.sent, attempt.error = False, f"no connection: {type(error).__name__}"
+            said = error.message if isinstance(error, EgressRefused) else f"no connection: {type(error).__name__}"
+            attempt.sent, attempt.error = False, said
             return httpx2.Response(503, request=request)
         except httpx2.TransportError as error:
             attempt.status, attempt.error = 503, f"the connection broke: {type(error).__name__}"
@@ -77,20 +120,26 @@ class _Client(httpx2.AsyncClient):
             await response.aclose()
             attempt.error = "it answered compressed, which was not asked for"
             return httpx2.Response(502, request=request)
-        if "event-stream" not in response.headers.get("content-type", "") and isinstance(
-            response.stream, httpx2.AsyncByteStream
-        ):
-            response.stream = _Bounded(response.stream)
+        if isinstance(response.stream, httpx2.AsyncByteStream):
+            is_events = "event-stream" in response.headers.get("content-type", "")
+            response.stream = _BoundedEvents(response.stream, self.failed) if is_events else _Bounded(response.stream)
         return response
 
 
-class HttpTransport:
-    """Streamable HTTP to one URL; entered and left by one task."""
+def _client(headers: Mapping[str, str], policy: EgressPolicy | None) -> _Client:
+    return _Client(
+        headers={**headers, "accept-encoding": "identity"},
+        timeout=httpx2.Timeout(CONNECT_S, read=READ_S),
+        transport=GuardedTransport2(policy) if policy else None,
+        trust_env=policy is None,
+    )
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        self._client = _Client(
-            headers={**headers, "accept-encoding": "identity"}, timeout=httpx2.Timeout(CONNECT_S, read=READ_S)
-        )
+
+class HttpTransport:
+    """Streamable HTTP to one URL, through the egress guard where there is one; entered and left by one task."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], policy: EgressPolicy | None = None) -> None:
+        self._client = _client(headers, policy)
         self._streams: AbstractAsyncContextManager[Any] = streamable_http_client(
             url, http_client=self._client, max_sse_event_size=MESSAGE_LIMIT
         )
@@ -110,5 +159,14 @@ class HttpTransport:
             await self._client.aclose()
 
 
-def http_transport(url: str, headers: Mapping[str, str]) -> Transport:
-    return HttpTransport(url, headers)
+def sse_transport(
+    url: str, headers: Mapping[str, str], policy: EgressPolicy | None, failed: Callable[[str], None]
+) -> Transport:
+    """Return the transport from before 2025: a stream of events, and posts whose failures `failed` is told."""
+
+    def make(headers: dict[str, Any] | None = None, **_: Any) -> httpx2.AsyncClient:
+        client = _client(headers or {}, policy)
+        client.failed = failed
+        return client
+
+    return sse_client(url, headers=dict(headers), httpx_client_factory=make)  # pyright: ignore[reportArgumentType]

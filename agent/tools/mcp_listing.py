@@ -1,7 +1,6 @@
 """A server's tool list, read tool by tool: one that can't be used never hides its neighbours."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,6 +16,8 @@ from agent.tools.mcp_config import McpServerConfig, ToolMarks
 
 MAX_TOOLS, MAX_PAGES = 1000, 100
 MAX_SCHEMA, MAX_DESCRIPTION = 100_000, 8_000
+MAX_TOTAL = 4_000_000
+"""Characters of all schemas of one server together."""
 MAX_PROBLEMS = 50
 
 
@@ -26,6 +27,7 @@ class Listing:
 
     specs: list[ToolSpec] = field(default_factory=list[ToolSpec])
     problems: dict[str, str] = field(default_factory=dict[str, str])
+    size: int = 0
 
     def reject(self, name: Any, why: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -135,6 +137,11 @@ async def list_tools(session: ClientSession, sieve: Sieve, config: McpServerConf
             if len(listing.specs) >= MAX_TOOLS:
                 listing.problems["tools"] = f"It lists more than {MAX_TOOLS} tools; the others are not offered."
                 return listing
+            if listing.size > MAX_TOTAL:
+                listing.problems["tools"] = (
+                    f"Its schemas have more than {MAX_TOTAL} characters; the rest is not offered."
+                )
+                return listing
             _add(listing, tool, config, seen)
         cursor = page.next_cursor
         if not cursor:
@@ -150,6 +157,7 @@ def _add(listing: Listing, tool: types.Tool, config: McpServerConfig, seen: set[
         return listing.reject(tool.name, "the server lists that name twice; the first counts")
     seen.add(tool.name)
     try:
+        listing.size += len(json.dumps([tool.input_schema, tool.output_schema]))
         listing.specs.append(_spec(tool, config))
     except (ValueError, TypeError, RecursionError) as error:
         listing.reject(tool.name, str(error)[:200])
@@ -159,10 +167,15 @@ def _add(listing: Listing, tool: types.Tool, config: McpServerConfig, seen: set[
 def _spec(tool: types.Tool, config: McpServerConfig) -> ToolSpec:
     if len(json.dumps(tool.input_schema)) > MAX_SCHEMA:
         raise ValueError(f"its schema is larger than {MAX_SCHEMA} characters")
+    if len(json.dumps(tool.output_schema)) > MAX_SCHEMA:
+        raise ValueError(f"its output schema is larger than {MAX_SCHEMA} characters")
     if problem := schema_problem(tool.input_schema):
         raise ValueError(problem)
     name, marks = tool.name, config.tools.get(tool.name, ToolMarks())
     description = capped(cleaned(tool.description or ""), MAX_DESCRIPTION)
+    annotations = _annotations(tool)
+    # All that the server says of it counts: whoever accepted the tool has seen it so.
+    whole = {"input": tool.input_schema, "output": tool.output_schema, "annotations": annotations}
     return ToolSpec(
         tool_id=tool_id(Source.MCP, config.name, name),
         name=name,
@@ -171,16 +184,19 @@ def _spec(tool: types.Tool, config: McpServerConfig) -> ToolSpec:
         source=Source.MCP,
         server=config.name,
         input_schema=tool.input_schema,
-        schema_hash=schema_hash(name, description, tool.input_schema),
-        annotations=_annotations(tool),
+        schema_hash=schema_hash(name, description, whole),
+        annotations=annotations,
         read_only=marks.read_only,
         idempotent=marks.idempotent,
         timeout_s=marks.timeout_s,
+        output_schema=tool.output_schema,
     )
 
 
 def _annotations(tool: types.Tool) -> dict[str, Any]:
-    shown: Mapping[str, Any] = tool.annotations.model_dump(by_alias=True, exclude_none=True) if tool.annotations else {}
+    shown: dict[str, Any] = tool.annotations.model_dump(by_alias=True, exclude_none=True) if tool.annotations else {}
+    if tool.title and "title" not in shown:
+        shown["title"] = tool.title
     known = ("title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
     return {
         key: cleaned(value)[:200] if isinstance(value, str) else value for key, value in shown.items() if key in known

@@ -4,7 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import mcp_types as types
@@ -14,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent.tools.base import CallContext, Tool, ToolResult, ToolSpec
 from agent.tools.ending import end
-from agent.tools.mcp_config import McpServerConfig, Timing
-from agent.tools.mcp_http import ATTEMPT, Attempt, HttpTransport
+from agent.tools.mcp_config import Keeping, McpServerConfig, Timing
+from agent.tools.mcp_http import ATTEMPT, Attempt, HttpTransport, sse_transport
 from agent.tools.mcp_link import Link
 from agent.tools.mcp_listing import Listing, Sieve, Sieved, list_tools
 from agent.tools.mcp_results import result_of
@@ -42,8 +43,9 @@ class _McpTool:
 class McpServer:
     """Keeps one connection alive; its last known tools stay in the catalogue while it is being mended."""
 
-    def __init__(self, config: McpServerConfig, timing: Timing) -> None:
+    def __init__(self, config: McpServerConfig, timing: Timing, keeping: Keeping | None = None) -> None:
         self.config = config
+        self._keeping = keeping or Keeping()
         self._timing = timing
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._link: Link | None = None
@@ -134,7 +136,8 @@ class McpServer:
                 why = f" ({judged.reason})"
             else:
                 self._unanswered = 0
-                return _given(answer)
+                given = _given(answer)
+                return replace(given, text=self.config.without_secrets(given.text))
         return failed(f"`{spec.name}` was not run: MCP server {self.config.name} is not connected{why}.")
 
     async def _send(
@@ -223,10 +226,15 @@ class McpServer:
                 await end([listener])
 
     def _client(self, link: Link, sieve: Sieve) -> Client:
-        if self.config.command is not None:
-            self._stdio = transport = StdioTransport(self.config, lambda: self._drop(link, "ended"))
+        config, policy = self.config, self._keeping.egress if self.config.guarded else None
+        if config.command is not None:
+            mode = self._keeping.mode
+            self._stdio = transport = StdioTransport(config, lambda: self._drop(link, "ended"), mode)
+        elif config.is_sse:
+            failed = partial(self._drop, link)
+            transport = sse_transport(config.url or "", config.headers, policy, failed)
         else:
-            transport = HttpTransport(self.config.url or "", self.config.headers)
+            transport = HttpTransport(config.url or "", config.headers, policy)
         return Client(Sieved(transport, sieve), mode="auto", cache=None, message_handler=link.heard)
 
     async def _attend(self, link: Link, sieve: Sieve, changed: Callable[[], Awaitable[None]]) -> str:
@@ -257,6 +265,9 @@ class McpServer:
             listing = Listing(problems={"tools": "Its tool list can't be read."})
         before = [tool.spec for tool in self._tools]
         self._listing = listing
+        if self._stdio and (missing := self._stdio.missing):
+            shown = {"unsandboxed": ", ".join(missing)}
+            listing.specs = [replace(s, annotations={**s.annotations, **shown}) for s in listing.specs]
         if before == listing.specs:
             return False
         self._tools = [_McpTool(spec, self) for spec in listing.specs]

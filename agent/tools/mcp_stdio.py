@@ -5,7 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,8 @@ import mcp_types as types
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 
+from agent.sandbox import capability, run
+from agent.sandbox.policy import Mode, SandboxSpec
 from agent.tools.ending import outlast
 from agent.tools.mcp_config import McpServerConfig
 from agent.tools.mcp_http import ATTEMPT, MESSAGE_LIMIT
@@ -29,16 +31,42 @@ class StdioTransport:
     Not bounded: how many lines it sends, its memory and its CPU time.
     """
 
-    def __init__(self, config: McpServerConfig, ended: Callable[[], None]) -> None:
+    def __init__(self, config: McpServerConfig, ended: Callable[[], None], mode: Mode = Mode.BEST_EFFORT) -> None:
         self._config = config
         self._ended = ended
+        self._mode = mode
         self._stderr = b""
+        self._folder = ExitStack()
+        self.missing: tuple[str, ...] = ()
+        """The protections that the sandbox could not give, where there is to be one."""
 
     async def __aenter__(self) -> Any:
+        try:
+            return await self._start()
+        except BaseException:
+            self._folder.close()
+            raise
+
+    async def _start(self) -> Any:
+        config = self._config
+        command, env = [config.command or "", *config.args], {**get_default_environment(), **config.env}
+        if config.sandbox is not None:
+            given = config.sandbox
+            spec = SandboxSpec(
+                read_paths=given.read_paths,
+                write_paths=given.write_paths,
+                network=given.network,
+                env=config.env,
+                memory_mb=given.memory_mb,
+                cpu_s=None,
+            )
+            able = await asyncio.to_thread(capability.current)
+            wrapped = self._folder.enter_context(run.wrap(command, spec, self._mode, capability=able))
+            command, env, self.missing = wrapped.argv, {}, wrapped.protections.missing
         self._process = await asyncio.create_subprocess_exec(
-            self._config.command or "",
-            *self._config.args,
-            env={**get_default_environment(), **self._config.env},
+            *command,
+            env=env,
+            cwd="/" if config.sandbox is not None else None,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -53,9 +81,12 @@ class StdioTransport:
     ) -> None:
         stopping = asyncio.create_task(self._stop())
         # Whoever is cancelled here must not leave the process behind; every wait inside is bounded.
-        with anyio.CancelScope(shield=True):
-            await outlast([stopping])
-        stopping.result()
+        try:
+            with anyio.CancelScope(shield=True):
+                await outlast([stopping])
+            stopping.result()
+        finally:
+            self._folder.close()
 
     def last_words(self) -> str:
         """Return the last line of the server's stderr, for whoever asks why it ended."""

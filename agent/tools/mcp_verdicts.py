@@ -6,6 +6,7 @@ from enum import Enum, auto
 import mcp_types as types
 from mcp import MCPError
 
+from agent.sandbox.policy import SandboxUnavailable
 from agent.tools.base import Outcome, ToolResult, ToolSpec
 from agent.tools.mcp_config import McpServerConfig
 from agent.tools.mcp_http import Attempt
@@ -72,6 +73,8 @@ def described(config: McpServerConfig, error: BaseException) -> str:
     match error:
         case ConnectionLost():
             said = str(error)
+        case SandboxUnavailable():
+            said = f"can't be started: {error}"
         case FileNotFoundError():
             said = f"can't be started: there is no program {config.command!r}"
         case OSError() if config.command is not None:

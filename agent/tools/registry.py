@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,8 @@ from uuid import UUID
 import structlog
 
 from agent.tools.arguments import validate
-from agent.tools.base import CallContext, Outcome, Tool, ToolResult, ToolSource, ToolSpec, capped, cleaned
+from agent.tools.base import CallContext, Outcome, Source, Tool, ToolResult, ToolSource, ToolSpec
+from agent.tools.redaction import finished
 
 __all__ = ["Changed", "Registry", "validate"]
 
@@ -19,7 +20,7 @@ Changed = Callable[[], Awaitable[None]]
 GRACE_S = 0.5
 """A source that knows whether its request was sent gets to say so before the registry's own timeout."""
 RESTART_S = (1.0, 30.0)
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 log = structlog.get_logger()
 
@@ -35,29 +36,66 @@ class _Named:
         return await self.inner.run(args, context)
 
 
+@dataclass(frozen=True, slots=True)
+class Governed:
+    """What the catalogue says of a tool over its source's word."""
+
+    enabled: bool = True
+    name: str | None = None
+    description: str | None = None
+    redact: tuple[str, ...] = ()
+    accepted_hash: str | None = None
+    is_changed: bool = False
+
+    def withholds(self, spec: ToolSpec) -> bool:
+        """Whether the tool is not to be offered. Only a hint: each call is checked against the rows themselves."""
+        is_accepted = not self.is_changed and self.accepted_hash == spec.schema_hash
+        return not self.enabled or (spec.source is Source.MCP and not is_accepted)
+
+    def over(self, spec: ToolSpec) -> ToolSpec:
+        return replace(
+            spec, name=self.name or spec.name, description=self.description or spec.description, redact=self.redact
+        )
+
+
 class Registry:
     """What the agent may call, from all sources; names depend only on the set of tools, never on its order."""
 
-    def __init__(self, sources: list[ToolSource]) -> None:
+    def __init__(self, sources: list[ToolSource], redact: tuple[str, ...] = ()) -> None:
         self._sources = sources
+        self._redact = redact
         self._subscribers: list[Changed] = []
         self._broken: dict[str, str] = {}
-        self._seen: list[Tool] = []
+        self._seen: list[Tool] | None = None
+        self._governed: Mapping[UUID, Governed] | None = None
+        self._own: list[ToolSpec] = []
         self._named: dict[UUID, Tool] = {}
         self._by_name: dict[str, Tool] = {}
+        self._offered: list[Tool] = []
+
+    def govern(self, governed: Mapping[UUID, Governed]) -> None:
+        """Have the catalogue's word count: tools that it withholds are not offered, others get its names."""
+        if governed != self._governed:
+            self._governed = governed
+            self._seen = None
 
     def tools(self) -> list[Tool]:
-        """Return the tools, sorted by name."""
+        """Return the tools on offer, sorted by name."""
         self._look()
-        return list(self._by_name.values())
+        return list(self._offered)
+
+    def specs(self) -> list[ToolSpec]:
+        """Return all tools as their sources have them, also those that are withheld."""
+        self._look()
+        return list(self._own)
 
     def get(self, tool_id: UUID) -> Tool | None:
-        """Return the tool of that stable id, if it is there now."""
+        """Return the tool of that stable id, if it is there now, also one that is withheld."""
         self._look()
         return self._named.get(tool_id)
 
     def by_name(self, name: str) -> Tool | None:
-        """Return the tool that the model knows by `name`, if it is there now."""
+        """Return the tool that the model knows by `name`, if it is there now, also one that is withheld."""
         self._look()
         return self._by_name.get(name)
 
@@ -77,6 +115,13 @@ class Registry:
                 self._subscribers.remove(callback)
 
         return unsubscribe
+
+    async def reload(self) -> None:
+        """Have every source that has files read them again."""
+        for source in self._sources:
+            again = getattr(source, "reload", None)
+            if again is not None:
+                await again()
 
     async def run(self) -> None:
         """Keep all sources alive until cancelled; one that fails never ends the others."""
@@ -103,14 +148,14 @@ class Registry:
         try:
             async with deadline:
                 result = await tool.run(args, context)
-                return replace(result, text=capped(cleaned(result.text)))
+                return replace(result, text=finished(spec, result.text, self._redact))
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             # A tool's own cancellation or exit is a failure of this call; only ours goes on upwards.
             if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
                 raise
             result = _late(spec) if deadline.expired() else _raised(spec, error)
             log.warning("tool.raised", tool=spec.name, tool_call_id=context.tool_call_id, error=type(error).__name__)
-            return replace(result, text=capped(cleaned(result.text)))
+            return replace(result, text=finished(spec, result.text, self._redact))
 
     async def _keep(self, source: ToolSource) -> None:
         name, delay = type(source).__name__, RESTART_S[0]
@@ -139,20 +184,34 @@ class Registry:
         unique: dict[UUID, Tool] = {}
         for tool in seen:
             unique.setdefault(tool.spec.tool_id, tool)
-        names = offered_names([tool.spec for tool in unique.values()])
+        governed = self._governed or {}
+        given = {key: word.name for key, word in governed.items() if word.name and key in unique}
+        names = offered_names([tool.spec for tool in unique.values()], set(given.values()))
+        own = {key: replace(tool.spec, name=names[key]) for key, tool in unique.items()}
         named: dict[UUID, Tool] = {
-            key: _Named(replace(tool.spec, name=names[key]), tool) for key, tool in unique.items()
+            key: _Named(governed.get(key, _SILENT).over(own[key]), tool) for key, tool in unique.items()
         }
-        self._seen, self._named = seen, named
+        self._seen, self._named, self._own = seen, named, list(own.values())
         self._by_name = {tool.spec.name: tool for tool in sorted(named.values(), key=lambda tool: tool.spec.name)}
+        self._offered = [t for t in self._by_name.values() if not self._withholds(t.spec)]
+
+    def _withholds(self, spec: ToolSpec) -> bool:
+        return self._governed is not None and self._governed.get(spec.tool_id, _SILENT).withholds(spec)
 
 
-def offered_names(specs: list[ToolSpec]) -> dict[UUID, str]:
-    """Return each tool's name: its own if valid and unique, else after its server's, else before its id's start."""
+_SILENT = Governed()
+
+
+def offered_names(specs: list[ToolSpec], given: Collection[str] = ()) -> dict[UUID, str]:
+    """Return each tool's name: its own if valid and unique, else after its server's, else before its id's start.
+
+    Names that an admin has given to some tool are nobody's own.
+    """
     originals = Counter(spec.original_name for spec in specs)
-    own = {s.tool_id for s in specs if originals[s.original_name] == 1 and _NAME.fullmatch(s.original_name)}
+    originals.update(given)
+    own = {s.tool_id for s in specs if originals[s.original_name] == 1 and NAME.fullmatch(s.original_name)}
     names = {s.tool_id: s.original_name if s.tool_id in own else _prefixed(s) for s in specs}
-    taken = Counter(names.values())
+    taken = Counter([*names.values(), *given])
     for tool_id, name in names.items():
         if taken[name] > 1 and tool_id not in own:
             names[tool_id] = f"{name[:51]}_{tool_id.hex[:12]}"

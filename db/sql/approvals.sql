@@ -6,57 +6,30 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $8, $10, $11, $12, $13, $14, $15, $1
         now() + make_interval(secs => $19))
 ON CONFLICT (session_id, tool_call_id) DO NOTHING;
 
--- name: session_of
-SELECT session_id FROM approvals WHERE approval_id = $1;
-
--- name: lock
--- The approval; the caller has locked its session's row before it, so two decisions on one thread settle in order.
-SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
-       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
-       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
-       e.status AS execution, e.result
-  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
- WHERE a.approval_id = $1 FOR UPDATE OF a;
-
--- name: lock_of_call
-SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
-       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
-       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
-       e.status AS execution, e.result
-  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
- WHERE a.session_id = $1 AND a.tool_call_id = $2 FOR UPDATE OF a;
+-- name: lock_session
+-- The thread's lock, by one of its approvals: two decisions on one thread settle in order.
+SELECT s.session_id FROM approvals a JOIN user_sessions s USING (session_id)
+ WHERE a.approval_id = $1 FOR NO KEY UPDATE OF s;
 
 -- name: read
-SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
-       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
-       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
-       e.status AS execution, e.result
-  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+SELECT a.* FROM approval_details a
  WHERE a.approval_id = $1;
 
+-- name: read_of_call
+SELECT a.* FROM approval_details a
+ WHERE a.session_id = $1 AND a.tool_call_id = $2;
+
 -- name: of_turn
-SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
-       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
-       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
-       e.status AS execution, e.result
-  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+SELECT a.* FROM approval_details a
  WHERE a.turn_id = $1 AND a.status = $2 ORDER BY a.created_at, a.approval_id;
 
 -- name: list
-SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
-       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
-       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
-       e.status AS execution, e.result
-  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+SELECT a.* FROM approval_details a
  WHERE a.status = $1 AND (a.created_at, a.approval_id) < ($2, $3)
  ORDER BY a.created_at DESC, a.approval_id DESC LIMIT $4;
 
 -- name: list_of_requester
-SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
-       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
-       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
-       e.status AS execution, e.result
-  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+SELECT a.* FROM approval_details a
  WHERE a.requested_by = $5 AND a.status = $1 AND (a.created_at, a.approval_id) < ($2, $3)
  ORDER BY a.created_at DESC, a.approval_id DESC LIMIT $4;
 
@@ -68,10 +41,6 @@ UPDATE approvals SET status = $2, args = $3, args_digest = $4, decided_by = $5, 
 INSERT INTO votes (approval_id, voter_id, decision, reason, args_digest, at) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (approval_id, voter_id) DO UPDATE SET decision = EXCLUDED.decision, reason = EXCLUDED.reason,
        args_digest = EXCLUDED.args_digest, at = EXCLUDED.at;
-
--- name: votes
-SELECT v.approval_id, v.voter_id, v.decision, v.reason, v.args_digest, v.at
-  FROM votes v WHERE v.approval_id = ANY($1::uuid[]) ORDER BY v.at;
 
 -- name: handle
 UPDATE approvals SET handled_at = now() WHERE approval_id = $1 AND handled_at IS NULL;
@@ -102,9 +71,5 @@ UPDATE approvals SET status = 'expired', decided_at = now()
 RETURNING turn_id;
 
 -- name: of_single_turn
-SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
-       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
-       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
-       e.status AS execution, e.result
-  FROM approvals a LEFT JOIN executions e USING (session_id, tool_call_id)
+SELECT a.* FROM approval_details a
  WHERE a.turn_id = $1 LIMIT 1;

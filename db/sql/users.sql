@@ -22,7 +22,7 @@ SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_use
 
 -- name: needs_profile
 -- The chat identity of a user whose profile was never looked up, or more than a day ago.
-SELECT slack_team_id, slack_user_id FROM users
+SELECT slack_team_id, slack_user_id, profiled_at IS NULL AS unknown FROM users
  WHERE user_id = $1 AND slack_user_id IS NOT NULL AND (profiled_at IS NULL OR profiled_at < now() - interval '1 day');
 
 -- name: save_profile

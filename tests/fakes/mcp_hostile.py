@@ -67,6 +67,10 @@ def listed(params: dict[str, Any]) -> dict[str, Any]:
     if MODE == "endless_pages":
         page = int(params.get("cursor", 0))
         return {"tools": [tool(f"tool_{page}")], "nextCursor": str(page + 1)}
+    if MODE == "fat_pages":
+        page = int(params.get("cursor", 0))
+        fat = {"type": "object", "description": "x" * 90_000}
+        return {"tools": [tool(f"tool_{page}", fat)], "nextCursor": str(page + 1)}
     names = ["exit", "silent", "huge", "unreadable", "mixed", "structured", "deep", "fine"]
     return {"tools": LISTS.get(MODE) or [tool(name) for name in names]}
 

@@ -1,4 +1,4 @@
-"""An MCP server whose effects can be counted: `mcp_probe.py EFFECTS stdio|PORT [earlier]`."""
+"""An MCP server whose effects can be counted: `mcp_probe.py EFFECTS stdio|PORT [earlier] [sse]`."""
 
 import asyncio
 import json
@@ -101,6 +101,6 @@ if __name__ == "__main__":
     if sys.argv[2] == "stdio":
         asyncio.run(server.run_stdio_async())
     else:
-        app = server.streamable_http_app()
+        app = server.sse_app() if "sse" in sys.argv else server.streamable_http_app()
         app = earlier(app) if "earlier" in sys.argv else app
         uvicorn.run(app, port=int(sys.argv[2]), log_level="critical")

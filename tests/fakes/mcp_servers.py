@@ -61,10 +61,11 @@ class StdioProbe(ProbeFile):
 class HttpProbe(ProbeFile):
     """The probe behind a port: started and stopped by the test."""
 
-    def __init__(self, path: Path, *, earlier: bool = False) -> None:
+    def __init__(self, path: Path, *, earlier: bool = False, sse: bool = False) -> None:
         super().__init__(path)
         self.port = free_port()
         self.earlier = earlier
+        self.sse = sse
         self._process: subprocess.Popen[bytes] | None = None
 
     def config(self, name: str = "probe", **more: Any) -> McpServerConfig:
@@ -77,6 +78,7 @@ class HttpProbe(ProbeFile):
             str(self.path),
             str(self.port),
             *["earlier"] * self.earlier,
+            *["sse"] * self.sse,
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(400):

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,10 +48,13 @@ class OwnServer:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[OwnServer]:
-    server = OwnServer(tmp_path / "home")
+def own_server() -> Iterator[OwnServer]:
+    # Not under tmp_path: each pytest that starts closes its root to other users, and as root the server runs as one.
+    home = Path(tempfile.mkdtemp(prefix="opsagent-tests-"))
+    server = OwnServer(home)
     yield server
     server.stop()
+    shutil.rmtree(home, ignore_errors=True)
 
 
 async def send(floor: Floor, session_id: UUID, text: str) -> None:

@@ -29,7 +29,7 @@ async def test_the_app_does_what_its_document_says(floor: Floor, role: str, phas
         process = await asyncio.create_subprocess_exec(
             ST,
             *("--config-file", str(CONFIG), "run", f"http://127.0.0.1:{port}/openapi.json"),
-            *("--checks", "all", "--max-examples", "5", "--no-shrink", "--seed", "1", "--workers", "4"),
+            *("--checks", "all", "--max-examples", "5", "--no-shrink", "--seed", "1"),
             *("--phases", phases, "--no-color"),
             cwd=tmp_path,
             env={**os.environ, "OPSAGENT_FUZZ_KEY": key},

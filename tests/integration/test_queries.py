@@ -18,6 +18,9 @@ _QUERIES = {f"{noun}.{name}": text for noun in _NOUNS for name, text in vars(que
 _SMALL = {
     "deliveries": "only sessions whose door lags behind",
     "tools": "what is installed",
+    "tool_pins": "what servers offer",
+    "mcp_servers": "what admins registered",
+    "mcp_health": "one a server and worker",
     "usergroups": "the groups that approvers are named by",
     "audit_head": "one row",
     "rate_limits": "swept every few minutes",
@@ -26,7 +29,10 @@ _SMALL = {
 }
 """Tables that don't grow with use, and why."""
 
-_RARE = {"accounts.move_sessions": "once in the life of an account that is linked, and it moves deleted sessions too"}
+_RARE = {
+    "accounts.move_sessions": "once in the life of an account that is linked, and it moves deleted sessions too",
+    "servers.forget_policy": "when an admin removes a server",
+}
 """Queries that neither a turn nor a list makes."""
 
 _SIZE = 20_000

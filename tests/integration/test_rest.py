@@ -17,6 +17,9 @@ from tests.fakes.rest import API_KEY, OPERATOR, bearer, client_of, door_over
 from tests.integration.conftest import ADMIN, ALICE, Floor, running
 from tests.integration.test_accounts import Letters
 
+NOBODYS = "0b0d5000-0000-4000-8000-000000000000"
+"""An id that nothing has; fixed, since test ids must not change from worker to worker."""
+
 PASSWORD = "not-a-real-password-1"
 
 
@@ -182,27 +185,27 @@ SCOPED = {
     "read": [("GET", "/api/sessions"), ("GET", "/api/approvals"), ("GET", "/api/tools"), ("GET", "/api/users/profile")],
     "chat": [
         ("POST", "/api/sessions"),
-        ("DELETE", f"/api/sessions/{uuid4()}"),
-        ("POST", f"/api/sessions/{uuid4()}/execute"),
-        ("POST", f"/api/sessions/{uuid4()}/cancel"),
-        ("DELETE", f"/api/sessions/{uuid4()}/messages"),
+        ("DELETE", f"/api/sessions/{NOBODYS}"),
+        ("POST", f"/api/sessions/{NOBODYS}/execute"),
+        ("POST", f"/api/sessions/{NOBODYS}/cancel"),
+        ("DELETE", f"/api/sessions/{NOBODYS}/messages"),
     ],
     "approve": [
         ("POST", "/api/approvals"),
-        ("POST", f"/api/approvals/{uuid4()}/approve"),
-        ("POST", f"/api/approvals/{uuid4()}/reject"),
-        ("POST", f"/api/tools/approvals/{uuid4()}/approve"),
-        ("POST", f"/api/tools/approvals/{uuid4()}/reject"),
+        ("POST", f"/api/approvals/{NOBODYS}/approve"),
+        ("POST", f"/api/approvals/{NOBODYS}/reject"),
+        ("POST", f"/api/tools/approvals/{NOBODYS}/approve"),
+        ("POST", f"/api/tools/approvals/{NOBODYS}/reject"),
     ],
     "admin": [
         ("GET", "/api/users"),
         ("POST", "/api/users"),
-        ("PATCH", f"/api/users/{uuid4()}"),
+        ("PATCH", f"/api/users/{NOBODYS}"),
         ("PUT", "/api/users/profile"),
         ("GET", "/api/tokens"),
         ("POST", "/api/tokens"),
-        ("DELETE", f"/api/tokens/{uuid4()}"),
-        ("PUT", f"/api/tools/{uuid4()}/approval"),
+        ("DELETE", f"/api/tokens/{NOBODYS}"),
+        ("PUT", f"/api/tools/{NOBODYS}/approval"),
         ("GET", "/api/audit"),
         ("GET", "/api/audit/verify"),
     ],
@@ -345,7 +348,7 @@ async def test_one_caller_can_not_use_up_another_ones_share(floor: Floor) -> Non
 async def test_messages_to_the_agent_have_a_limit_of_their_own(floor: Floor) -> None:
     async with client_of(door_over(floor.service, quotas=Quotas(now=lambda: 0.0))) as api:
         _, alice = await person(api, "alice")
-        where = f"/api/sessions/{uuid4()}/execute"
+        where = f"/api/sessions/{NOBODYS}/execute"
         codes = [(await api.post(where, json={"message": "hi"}, headers=alice)).status_code for _ in range(61)]
         assert (codes.count(404), codes[-1]) == (60, 429)
         await called(api, "GET", "/api/sessions", **alice)

@@ -1,4 +1,8 @@
-"""Programs that try to get out of the sandbox: each ends with OPEN where it got through, BLOCKED where it did not."""
+"""Programs that try to get out of the sandbox: each ends with OPEN where it got through, BLOCKED where it did not.
+
+They also run unsandboxed, to show that they can succeed: none may harm more than the test's own victim. What would,
+such as another priority for a whole account, is asked of the filter alone, in test_seccomp.py.
+"""
 
 import json
 import sys
@@ -11,7 +15,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 ARM = os.uname().machine == "aarch64"
 
 def syscall(x86_64, aarch64, *args):
-    result = libc.syscall(ctypes.c_long(aarch64 if ARM else x86_64), *args)
+    wide = [ctypes.c_long(value) if isinstance(value, int) else value for value in args]
+    result = libc.syscall(ctypes.c_long(aarch64 if ARM else x86_64), *wide)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
@@ -35,8 +40,7 @@ class Attack:
     needs_account: bool = False
     """The kernel does not hold root to it."""
     only_root_outside: bool = False
-    outside: str = "OPEN"
-    """How it begins to answer without a sandbox, which shows that it can succeed."""
+    """The kernel lets only root do it, so that only root can see it succeed where nothing is sandboxed."""
 
     @property
     def code(self) -> str:
@@ -53,9 +57,6 @@ ATTACKS = (
     Attack("list_a_home", "os.listdir(os.path.dirname(world['secret']))"),
     Attack("read_another_environment", "assert b'CANARY' in open(f\"/proc/{world['victim']}/environ\", 'rb').read()"),
     Attack("read_another_memory_map", "open(f\"/proc/{world['victim']}/maps\").read()"),
-    Attack(
-        "read_the_agents_environment", "assert 'CANARY' in os.environ['OPSAGENT_CANARY']", outside="BLOCKED KeyError"
-    ),
     Attack(
         "read_the_supervisors_environment",
         "open(f'/proc/{os.getppid()}/environ', 'rb').read()",
@@ -108,7 +109,6 @@ ATTACKS = (
         "import resource; resource.prlimit(world['victim'], resource.RLIMIT_CORE, (0, 0))",
     ),
     Attack("slow_another_process", "os.setpriority(os.PRIO_PROCESS, world['victim'], 19)"),
-    Attack("slow_the_whole_account", "os.setpriority(os.PRIO_USER, 0, 1)"),
     Attack("pin_another_process", "os.sched_setaffinity(world['victim'], {0})"),
     Attack("user_namespace_by_unshare", f"syscall(272, 97, {NEW_USER})"),
     Attack(
@@ -127,7 +127,7 @@ ATTACKS = (
     Attack("io_uring", "syscall(425, 425, 2, ctypes.create_string_buffer(120))"),
     Attack("bpf_map", "syscall(321, 280, 0, (ctypes.c_uint32 * 18)(2, 4, 8, 1), 72)", only_root_outside=True),
     Attack("userfaultfd", "syscall(323, 282, 0)", only_root_outside=True),
-    Attack("key_ring", "syscall(250, 219, 0, ctypes.c_int(-3), 1)"),
+    Attack("key_ring", "syscall(250, 219, 0, -3, 1)"),
     Attack("system_v_memory", "syscall(29, 194, 0, 4096, 0o1600)"),
     Attack(
         "personality_without_randomisation",

@@ -1,7 +1,7 @@
 """The kind `argv`: a program and its arguments, each written down or exactly one parameter; never a shell."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from agent.tools.base import CallContext, ToolResult
@@ -26,7 +26,7 @@ class ArgvCommand:
     house: House
     program: str
     elements: tuple[Element, ...]
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     ok: tuple[int, ...]
     read_only: bool
 

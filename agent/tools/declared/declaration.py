@@ -136,6 +136,7 @@ def _check(raw: Any) -> None:
     if not isinstance(raw, dict):
         raise BadTool("a tool must be a mapping with `name`, `kind` and `description`.")
     tool = cast("dict[str, Any]", raw)
+    _finite(tool, ())
     try:
         errors = list(_validator().iter_errors(tool))
     except (ValueError, TypeError) as error:
@@ -143,7 +144,6 @@ def _check(raw: Any) -> None:
     if errors:
         more = f" ({len(errors) - 1} more in this tool)" if len(errors) > 1 else ""
         raise BadTool(_said(errors[0]) + more, *errors[0].instance_path)
-    _finite(tool, ())
     for other in ("argv", "http", "sql", "promql", "kubectl"):
         if other != tool["kind"] and other in tool:
             raise BadTool(f"a tool of kind `{tool['kind']}` has no `{other}`.", other)

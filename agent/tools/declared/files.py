@@ -1,13 +1,15 @@
 """A YAML file with its line numbers: plain data, nothing that YAML could be made to do besides."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-SIZE_LIMIT = 512 * 1024
+SIZE_LIMIT = 128 * 1024
 DEPTH_LIMIT = 30
+_NO_ALIASES = "anchors and aliases (& and *) aren't read here: write it out"
 Place = tuple[str | int, ...]
 
 
@@ -33,14 +35,41 @@ class Source:
         return f"{self.name} line {self.line(place)}: {problem}"
 
 
+class _Refused(yaml.MarkedYAMLError):
+    """What plain data has no need of."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's own types less the surprising ones: a date stays text."""
+    """YAML's plain types as 1.2 has them; depth and aliases end it before anything is built of them."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        # Nine lines of aliases make a billion values.
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _Refused(problem=_NO_ALIASES, problem_mark=event.start_mark)
+        if self.depth > DEPTH_LIMIT:
+            raise _Refused(problem="this is nested too deep", problem_mark=event.start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in ("null", "merge", "value")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+# yes, on, 010 and 22:22 are text.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)\Z"),
+    list("-+.0123456789"),
+)
 _PLAIN = frozenset(f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null"))
 
 
@@ -63,7 +92,6 @@ def parsed(name: str, text: str) -> Source:
     if loader is None:
         raise BadFile(f"{name} line 1: the file has control characters in it: save it as plain text.")
     try:
-        _refuse_aliases(name, text)
         node = loader.get_single_node()
         lines: dict[Place, int] = {}
         data = None if node is None else _value(loader, name, node, (), lines)
@@ -82,19 +110,9 @@ def _is_readable(text: str) -> bool:
     return not any((ord(letter) < 0x20 and letter not in "\t\n\r") or ord(letter) == 0x7F for letter in text)
 
 
-def _refuse_aliases(name: str, text: str) -> None:
-    """Refuse anchors before anything is built: nine lines of them make a billion values."""
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            line = event.start_mark.line + 1
-            raise BadFile(f"{name} line {line}: anchors and aliases (& and *) aren't read here: write it out.")
-
-
 def _value(loader: _Loader, name: str, node: yaml.Node, place: Place, lines: dict[Place, int]) -> Any:
     line = node.start_mark.line + 1
     lines.setdefault(place, line)
-    if len(place) > DEPTH_LIMIT:
-        raise BadFile(f"{name} line {line}: this is nested too deep.")
     if node.tag not in _PLAIN:
         raise BadFile(
             f"{name} line {line}: the tag {node.tag.rpartition(':')[2]} isn't read here: write a plain value."

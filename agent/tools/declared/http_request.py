@@ -1,7 +1,7 @@
 """The kind `http`: a request to one fixed origin, its path, query and body filled from parameters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.egress import EgressRefused, check_url
@@ -22,7 +22,7 @@ class HttpRequest:
 
     declaration: Declaration
     house: House
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
     read_only: bool
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, cast
 from agent.tools.base import CallContext, Outcome, ToolResult
 from agent.tools.declared import process
 from agent.tools.declared.declaration import BadTool, Declaration, House
-from agent.tools.declared.kubectl_words import CLUSTER_WIDE, FLAGS, LABEL, NAME, VERBS
+from agent.tools.declared.kubectl_words import CLUSTER_WIDE, FLAGS, LABEL, NAME, VERBS, Verb
 from agent.tools.declared.parameters import Parameter, Unfit, input_schema, text_of, values
 
 PORTS = (443, 6443)
@@ -52,17 +52,23 @@ class KubectlCommand:
             raise Unfit(f"`{verb.words}` needs a `name`.")
         made = [self.program, f"--kubeconfig={section['kubeconfig']}"]
         made += [f"--context={section['context']}"] if "context" in section else []
-        made += [*verb.words.split(), *verb.fixed, *self._where(resource, given)]
+        made += [
+            *verb.words.split(),
+            *([resource] if verb.form == "verb TYPE" else []),
+            *verb.fixed,
+            *self._where(resource, given),
+        ]
         for flag, value in given.items():
             if flag not in verb.flags:
-                raise Unfit(f"`{verb.words}` has no `{flag}`.")
+                if flag in args:
+                    raise Unfit(f"`{verb.words}` has no `{flag}`.")
+                continue
             made += [] if value is False else [f"{FLAGS[flag].option}={text_of(value)}"]
         missing = [flag for flag in verb.needs if flag not in given]
         if missing:
             raise Unfit(f"`{verb.words}` needs `{missing[0]}`.")
         # No value below can start with `-` as their patterns are; `--` holds even if one of them is loosened.
-        target = [f"{resource}/{name}"] if verb.joined else [resource, name] if name else [resource]
-        return [*made, "--", *target]
+        return [*made, "--", *_target(verb, resource, name)]
 
     def _where(self, resource: str, given: dict[str, Any]) -> list[str]:
         everywhere = given.pop("all_namespaces", False)
@@ -75,6 +81,13 @@ class KubectlCommand:
         if namespace is None and (len(allowed) > 1 or allowed == ["*"]):
             raise Unfit("`namespace` is missing: say which.")
         return [f"--namespace={namespace or allowed[0]}"]
+
+
+def _target(verb: Verb, resource: str, name: str | None) -> list[str]:
+    if verb.form == "TYPE/NAME":
+        return [f"{resource}/{name}"]
+    kind = [resource] if verb.form == "TYPE NAME" else []
+    return [*kind, name] if name else kind
 
 
 def build(declaration: Declaration, house: House) -> KubectlCommand:

@@ -1,7 +1,7 @@
 """The part of kubectl that tools may speak: its verbs, what each takes, and flags with the values they may have."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 _WORKLOADS = frozenset({"deployments", "statefulsets", "daemonsets"})
 _LOGGED = _WORKLOADS | {"pods", "jobs", "replicasets"}
@@ -29,8 +29,8 @@ class Verb:
     resources: frozenset[str] = frozenset()
     """What it is for; empty: anything."""
     fixed: tuple[str, ...] = ()
-    joined: bool = False
-    """Takes TYPE/NAME as one word."""
+    form: Literal["TYPE NAME", "TYPE/NAME", "NAME", "verb TYPE"] = "TYPE NAME"
+    """How it takes what it is for: two words, one, the name alone, or the type as a second verb."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,13 @@ VERBS = {
             flags=frozenset({"tail", "since", "previous", "timestamps", "container"}),
             needs_name=True,
             resources=_LOGGED,
-            joined=True,
+            form="TYPE/NAME",
         ),
         Verb(
             "top",
             flags=frozenset({"selector", "all_namespaces", "containers"}),
             resources=frozenset({"pods", "nodes"}),
+            form="verb TYPE",
         ),
         Verb("rollout status", needs_name=True, resources=_WORKLOADS, fixed=("--watch=false",)),
         Verb("rollout history", flags=frozenset({"revision"}), needs_name=True, resources=_WORKLOADS),
@@ -102,8 +103,8 @@ VERBS = {
             resources=_WORKLOADS | {"replicasets"},
         ),
         Verb("delete", writes=True, flags=frozenset({"grace_period"}), needs_name=True, fixed=("--wait=false",)),
-        Verb("cordon", writes=True, needs_name=True, resources=frozenset({"nodes"})),
-        Verb("uncordon", writes=True, needs_name=True, resources=frozenset({"nodes"})),
+        Verb("cordon", writes=True, needs_name=True, resources=frozenset({"nodes"}), form="NAME"),
+        Verb("uncordon", writes=True, needs_name=True, resources=frozenset({"nodes"}), form="NAME"),
     )
 }
 """None of these opens a shell, forwards a port, copies files, reads a file of ours or applies one."""

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from agent.tools.base import CallContext, Outcome, ToolResult
@@ -24,7 +24,6 @@ POINTS = 60
 _STRING_OR_REFERENCE = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|\{([a-z][a-z0-9_]*)\}')
 _REFERENCE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _WORD = re.compile(r"[A-Za-z0-9_:.]+")
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "'": "\\'", "\n": "\\n", "\r": "\\r"})
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class PromqlQuery:
 
     declaration: Declaration
     house: House
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
     parameters: dict[str, Parameter]
     max_length: int | None
     """Of a free expression; None where the query is a template."""
@@ -129,16 +128,18 @@ def _filled(template: str, given: Mapping[str, Any]) -> str:
             if not _WORD.fullmatch(word):
                 raise Unfit(f"`{match[1]}` must be one word here: letters, digits, `_`, `:` and `.`.")
             return word
-        raw = match[0].startswith("`")
-        return _REFERENCE.sub(lambda inner: _inside(value(inner[1]), inner[1], raw=raw), match[0])
+        return _REFERENCE.sub(lambda inner: _inside(value(inner[1]), inner[1], match[0][0]), match[0])
 
     return _STRING_OR_REFERENCE.sub(one, template)
 
 
-def _inside(text: str, name: str, *, raw: bool) -> str:
-    if raw and "`" in text:
-        raise Unfit(f"`{name}` may not have a backquote in it.")
-    return text if raw else text.translate(_ESCAPES)
+def _inside(text: str, name: str, quote: str) -> str:
+    if quote == "`":
+        if quote in text:
+            raise Unfit(f"`{name}` may not have a backquote in it.")
+        return text
+    # Only the quote in use: Prometheus knows no escape for the other one.
+    return text.translate(str.maketrans({"\\": "\\\\", quote: f"\\{quote}", "\n": "\\n", "\r": "\\r"}))
 
 
 def _told(answer: Answer, most: int) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.tools.base import RESULT_LIMIT, capped, cleaned
 
@@ -20,7 +20,7 @@ class Finish:
 
     max_chars: int = RESULT_LIMIT
     patterns: tuple[re.Pattern[str], ...] = ()
-    secrets: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Names and values of the secrets that the tool was given."""
 
     def apply(self, text: str) -> str:

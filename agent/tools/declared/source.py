@@ -111,7 +111,8 @@ class DeclaredTools:
                 continue
             self._take(source, tools, problems)
         for name, tool in tools.items():
-            if (known := self._tools.get(name)) == tool:
+            known = self._tools.get(name)
+            if known is not None and known == tool:
                 tools[name] = known
         for problem in problems.values():
             log.warning("tools.declaration_broken", problem=problem)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -36,7 +36,7 @@ class SqlQuery:
 
     declaration: Declaration
     house: House
-    dsn: str
+    dsn: str = field(repr=False)
     text: str
     order: tuple[str, ...]
     """Parameters in the order of their numbers."""

@@ -223,6 +223,25 @@ CREATE TABLE executions (
     PRIMARY KEY (session_id, tool_call_id)
 );
 
+-- An approval with its people, votes and execution: what every reader wants of one, in one statement.
+CREATE VIEW approval_details AS
+SELECT a.approval_id, a.session_id, a.turn_id, a.tool_call_id, a.tool_id, a.tool_name, a.schema_hash, a.args,
+       a.args_digest, a.args_proposed, a.requested_by, a.requested_reason, a.status, a.approvers, a.quorum, a.four_eyes,
+       a.decided_by, a.decided_at, a.reason, a.expires_at, a.created_at, a.handled_at,
+       e.status AS execution, e.result,
+       r.username AS requester_username, r.display_name AS requester_display_name, r.slack_user_id AS requester_chat_user,
+       d.username AS decider_username, d.display_name AS decider_display_name, d.slack_user_id AS decider_chat_user,
+       (SELECT json_agg(json_build_object(
+                   'user_id', v.voter_id, 'username', u.username, 'display_name', u.display_name,
+                   'chat_user', u.slack_user_id, 'decision', v.decision, 'reason', v.reason,
+                   'args_digest', v.args_digest, 'at', v.at) ORDER BY v.at)
+          FROM votes v JOIN users u ON u.user_id = v.voter_id
+         WHERE v.approval_id = a.approval_id) AS votes
+  FROM approvals a
+  JOIN users r ON r.user_id = a.requested_by
+  LEFT JOIN users d ON d.user_id = a.decided_by
+  LEFT JOIN executions e ON e.session_id = a.session_id AND e.tool_call_id = a.tool_call_id;
+
 -- Functions ----------------------------------------------------------------------------------------------------------
 -- Wakes a thread: one job per session, a second wake-up collapses into the first. The caller holds the session's row
 -- lock, so a wake-up that collapses is always seen by the job that it collapsed into.

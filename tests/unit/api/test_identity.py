@@ -1,5 +1,8 @@
 """Who gets in: the API key, and the console's cookie."""
 
+import re
+from uuid import uuid4
+
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -57,7 +60,7 @@ async def test_every_route_but_the_public_ones_needs_a_key(app: FastAPI, anyone:
     public = {"/healthz", "/readyz", "/api/users/login"}
     for path, calls in app.openapi()["paths"].items():
         for method in calls:
-            answer = await anyone.request(method.upper(), path.replace("{", "").replace("}", ""))
+            answer = await anyone.request(method.upper(), re.sub(r"{\w+}", str(uuid4()), path))
             assert (answer.status_code != 401) == (path in public), f"{method} {path}: {answer.status_code}"
 
 

@@ -26,9 +26,28 @@ GET /api/approvals
 GET /api/approvals/{approval_id}
 POST /api/approvals/{approval_id}/approve
 POST /api/approvals/{approval_id}/reject
+POST /api/users
+POST /api/users/login
+POST /api/users/logout
+GET /api/users/profile
+PUT /api/users/profile
+POST /api/users/profile/link
+POST /api/users/profile/link/confirm
+GET /api/users
+PATCH /api/users/{user_id}
+POST /api/users/{user_id}/link
+GET /api/tokens
+POST /api/tokens
+DELETE /api/tokens/{token_id}
+GET /api/audit
+GET /api/audit/verify
 GET /healthz
 GET /readyz
 """.strip().splitlines()
+
+
+# A login has no key yet, and making an account takes no id that could be unknown.
+OPEN = {"login", "create_user"}
 
 
 @pytest.fixture
@@ -53,7 +72,7 @@ def test_every_call_is_listed_with_summary_and_tag(document: dict[str, Any]) -> 
 
 def test_every_call_of_the_api_names_its_keys_and_its_problems(document: dict[str, Any]) -> None:
     for name, call in operations(document).items():
-        if "/api/" not in name:
+        if "/api/" not in name or call["operationId"] in OPEN:
             continue
         assert {"bearer", "api_key"} <= {scheme for way in call["security"] for scheme in way}, name
         for status in ("401", "403", "404", "422"):

@@ -68,6 +68,23 @@ def test_sizes_are_read_under_their_prefix_only(monkeypatch: pytest.MonkeyPatch)
     assert (settings.max_model_calls, settings.asyncpg_pool_size) == (25, 4)
 
 
+def test_tools_secrets_are_known_by_their_names_and_kept_out_of_sight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPSAGENT_TOOL_SECRET_PAGER_TOKEN", "canary-0001")
+    monkeypatch.setenv("OPSAGENT_TOOL_SECRET_", "no name")
+    settings = load_settings()
+    assert settings.tool_secrets == {"PAGER_TOKEN": "canary-0001"}
+    assert "canary-0001" in settings.secret_values
+
+
+def test_private_hosts_and_networks_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPSAGENT_ALLOW_HOSTS", "prometheus.internal:9090, 10.1.0.0/16")
+    egress = load_settings().egress
+    assert egress.names("prometheus.internal", 9090)
+    assert [str(network) for network in egress.allow_cidrs] == ["10.1.0.0/16"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "example"),
     [
@@ -85,6 +102,10 @@ def test_sizes_are_read_under_their_prefix_only(monkeypatch: pytest.MonkeyPatch)
         ("HOST", "http://localhost", "HOST=127.0.0.1"),
         ("OPSAGENT_WORKER_CONCURRENCY", "0", "OPSAGENT_WORKER_CONCURRENCY=20"),
         ("OPSAGENT_TURN_TIMEOUT_S", "long", "OPSAGENT_TURN_TIMEOUT_S=900"),
+        ("OPSAGENT_SANDBOX", "loose", "OPSAGENT_SANDBOX=best_effort"),
+        ("OPSAGENT_ALLOW_HOSTS", "http://inside", "OPSAGENT_ALLOW_HOSTS=prometheus.internal:9090"),
+        ("OPSAGENT_ALLOW_HOSTS", "10.0.0.1/8", "OPSAGENT_ALLOW_HOSTS=prometheus.internal:9090"),
+        ("OPSAGENT_REDACT", "(", "OPSAGENT_REDACT=(?i)password="),
     ],
 )
 def test_a_wrong_value_is_shown_with_a_right_one(

@@ -1,30 +1,32 @@
-"""Custom tools: an operator's files, good and broken."""
+"""Custom tools: an operator's files, good and broken, in workers of their own."""
 
 import asyncio
+import contextlib
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Mapping
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from agent.sandbox.policy import Mode
 from agent.tools.base import CallContext, Outcome, ToolResult
 from agent.tools.custom import CustomTools
 from agent.tools.registry import Registry
 
 CONTEXT = CallContext(UUID(int=1), "call_1", UUID(int=2), UUID(int=3))
 GOOD = '''
-import threading
+import os
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException, tool
 
 @tool
 def disk_free(host: str) -> str:
     """Show free space."""
-    return f"{host}: 5 GB on {threading.current_thread().name}"
-disk_free.metadata = {"read_only": True, "idempotent": True, "timeout_s": 5}
+    return f"{host}: 5 GB"
+disk_free.metadata = {"read_only": True, "idempotent": True, "timeout_s": 5, "risk": "low"}
 
 @tool
 async def page(who: str, urgent: bool = False) -> dict:
@@ -41,6 +43,11 @@ def refuse() -> str:
     """Fail politely."""
     raise ToolException("Not during the freeze.")
 
+@tool
+def where() -> str:
+    """Show the process and its environment."""
+    return f"{os.getpid()} {sorted(os.environ)}"
+
 class Count(BaseTool):
     name: str = "count"
     description: str = "Count up."
@@ -50,20 +57,38 @@ class Count(BaseTool):
 count = Count()
 again = count
 '''
+SECRET = '''
+import os
+from langchain_core.tools import tool
+
+@tool
+def speak() -> str:
+    """Tell which secrets are there."""
+    return f"{os.environ.get('PAGER_TOKEN')} {os.environ.get('DB_PASSWORD')}"
+speak.metadata = {"secrets": ["PAGER_TOKEN"]}
+
+@tool
+def silent() -> str:
+    """Tell which secrets are there."""
+    return str(os.environ.get("PAGER_TOKEN"))
+'''
 
 
-@pytest.fixture(autouse=True)
-def _no_modules_left() -> Iterator[None]:
-    yield
-    for name in [name for name in sys.modules if name.startswith("opsagent_custom_")]:
-        del sys.modules[name]
-
-
-def load(folder: Path, **files: str) -> tuple[Registry, CustomTools]:
+@contextlib.asynccontextmanager
+async def loaded(
+    folder: Path, *, secrets: Mapping[str, str] | None = None, packages: tuple[EntryPoint, ...] = (), **files: str
+) -> AsyncIterator[tuple[Registry, CustomTools]]:
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
-    tools = CustomTools(folder)
-    return Registry([tools]), tools
+    tools = CustomTools(folder, mode=Mode.BEST_EFFORT, secrets=secrets, packages=packages, workers=1)
+    registry = Registry([tools])
+    running = asyncio.create_task(registry.run())
+    try:
+        await registry.ready(60)
+        yield registry, tools
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def call(registry: Registry, name: str, /, **args: Any) -> ToolResult:
@@ -72,41 +97,36 @@ async def call(registry: Registry, name: str, /, **args: Any) -> ToolResult:
     return await registry.call(tool, args, CONTEXT)
 
 
-async def test_every_tool_of_every_file_is_offered_once(tmp_path: Path) -> None:
-    registry, tools = load(tmp_path, good=GOOD)
-    assert [tool.spec.name for tool in registry.tools()] == ["count", "disk_free", "order", "page", "refuse"]
-    assert tools.problems() == {}
+async def test_the_tools_of_a_file_run_as_it_declares_them_and_not_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TONGYI_API_KEY", "not-a-real-key")
+    async with loaded(tmp_path, good=GOOD) as (registry, tools):
+        names = [tool.spec.name for tool in registry.tools()]
+        assert names == ["count", "disk_free", "order", "page", "refuse", "where"]
+        assert tools.problems() == {}
+        assert (await call(registry, "disk_free", host="db")).text == "db: 5 GB"
+        assert (await call(registry, "page", who="ann")).text == '{"paged": "ann", "urgent": false}'
+        assert (await call(registry, "count", upto=3)).text == "[0, 1, 2]"
+        # The approval is the idempotency key of a tool that asks for its config.
+        assert (await call(registry, "order", item="disk")).text == f"disk under {UUID(int=2)}"
+        assert await call(registry, "refuse") == ToolResult("Not during the freeze.", Outcome.FAILED)
+        assert "`approved`" in (await call(registry, "page", who="ann", approved=True)).text
+        assert "TONGYI_API_KEY" not in (await call(registry, "where")).text
+        assert not [name for name in sys.modules if name.startswith("opsagent_custom_")]
+        declared, plain = registry.by_name("disk_free"), registry.by_name("page")
+        assert declared
+        assert plain
+        assert (declared.spec.read_only, declared.spec.idempotent, declared.spec.timeout_s) == (True, True, 5)
+        assert (plain.spec.read_only, plain.spec.idempotent, plain.spec.timeout_s) == (False, False, 60)
+        assert declared.spec.annotations["risk"] == "low"
 
 
-async def test_sync_tools_run_in_a_thread_and_async_ones_on_the_loop(tmp_path: Path) -> None:
-    registry, _ = load(tmp_path, good=GOOD)
-    assert (await call(registry, "disk_free", host="db")).text == "db: 5 GB on custom-tool"
-    assert (await call(registry, "page", who="ann")).text == '{"paged": "ann", "urgent": false}'
-    assert (await call(registry, "count", upto=3)).text == "[0, 1, 2]"
-
-
-async def test_a_tool_that_asks_for_its_config_gets_the_approval_as_idempotency_key(tmp_path: Path) -> None:
-    registry, _ = load(tmp_path, good=GOOD)
-    assert (await call(registry, "order", item="disk")).text == f"disk under {UUID(int=2)}"
-
-
-async def test_a_tools_own_refusal_is_its_text(tmp_path: Path) -> None:
-    registry, _ = load(tmp_path, good=GOOD)
-    assert await call(registry, "refuse") == ToolResult("Not during the freeze.", Outcome.FAILED)
-
-
-async def test_what_the_operator_declares_counts(tmp_path: Path) -> None:
-    registry, _ = load(tmp_path, good=GOOD)
-    declared, plain = registry.by_name("disk_free"), registry.by_name("page")
-    assert declared
-    assert plain
-    assert (declared.spec.read_only, declared.spec.idempotent, declared.spec.timeout_s) == (True, True, 5)
-    assert (plain.spec.read_only, plain.spec.idempotent, plain.spec.timeout_s) == (False, False, 60)
-
-
-async def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
-    registry, _ = load(tmp_path, good=GOOD)
-    assert "`approved`" in (await call(registry, "page", who="ann", approved=True)).text
+async def test_a_tool_gets_the_secrets_that_it_names_and_its_neighbour_none(tmp_path: Path) -> None:
+    secrets = {"PAGER_TOKEN": "obviously-fake", "DB_PASSWORD": "also-fake"}
+    async with loaded(tmp_path, secrets=secrets, secret=SECRET) as (registry, _):
+        assert (await call(registry, "speak")).text == "obviously-fake None"
+        assert (await call(registry, "silent")).text == "None"
 
 
 @pytest.mark.parametrize(
@@ -119,64 +139,107 @@ async def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
     ],
 )
 async def test_a_broken_file_is_reported_and_the_others_load(tmp_path: Path, text: str, said: str) -> None:
-    registry, tools = load(tmp_path, broken=text, good=GOOD)
-    assert registry.by_name("page")
-    problem = tools.problems()["broken.py"]
-    assert said in problem
-    assert problem.startswith("broken.py")
-    assert "\n" not in problem
-    assert "Traceback" not in problem
+    async with loaded(tmp_path, broken=text, good=GOOD) as (registry, tools):
+        assert registry.by_name("page")
+        problem = tools.problems()["broken.py"]
+        assert said in problem
+        assert problem.startswith("broken.py")
+        assert "\n" not in problem
+        assert "Traceback" not in problem
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ('{"timeout_s": "soon"}', "timeout_s"),
+        ('{"risk": "none at all"}', "risk"),
+        ('{"read-only": True}', "read-only"),
+        ('{"hosts": ["https://example.com/x"]}', "hosts"),
+        ('{"write_paths": ["relative"]}', "write_paths"),
+        ('{"write_paths": ["/"]}', "write_paths"),
+        ('{"secrets": ["MISSING"]}', "OPSAGENT_TOOL_SECRET_MISSING"),
+    ],
+)
+async def test_a_nonsense_declaration_is_reported_and_the_neighbours_stay(
+    tmp_path: Path, metadata: str, said: str
+) -> None:
+    async with loaded(tmp_path, good=GOOD + f"\npage.metadata = {metadata}\n") as (registry, tools):
+        assert registry.by_name("page") is None
+        assert registry.by_name("count")
+        assert said in tools.problems()["good.py: page"]
 
 
 async def test_a_name_defined_twice_counts_once_and_is_reported(tmp_path: Path) -> None:
-    registry, tools = load(tmp_path, a=GOOD, b=GOOD)
-    assert len(registry.tools()) == 5
-    assert "rename" in tools.problems()["b.py: page"]
+    async with loaded(tmp_path, a=GOOD, b=GOOD) as (registry, tools):
+        assert len(registry.tools()) == 6
+        assert "rename" in tools.problems()["b.py: page"]
 
 
-async def test_a_nonsense_declaration_is_reported_and_the_neighbours_stay(tmp_path: Path) -> None:
-    registry, tools = load(tmp_path, good=GOOD + '\npage.metadata = {"timeout_s": "soon"}\n')
-    assert registry.by_name("page") is None
-    assert registry.by_name("count")
-    assert "timeout_s" in tools.problems()["good.py: page"]
+async def test_a_reload_brings_what_was_added_and_takes_what_was_removed(tmp_path: Path) -> None:
+    async with loaded(tmp_path, secrets={"PAGER_TOKEN": "fake"}, good=GOOD, secret=SECRET) as (registry, tools):
+        assert registry.by_name("silent")
+        told = asyncio.Event()
+
+        async def changed() -> None:
+            told.set()
+
+        registry.subscribe(changed)
+        (tmp_path / "secret.py").unlink()
+        (tmp_path / "good.py").write_text(GOOD.replace("5 GB", "6 GB"))
+        await tools.reload()
+        assert told.is_set()
+        assert registry.by_name("silent") is None
+        assert (await call(registry, "disk_free", host="db")).text == "db: 6 GB"
 
 
 async def test_a_missing_folder_is_a_problem_and_not_a_crash(tmp_path: Path) -> None:
-    _, tools = load(tmp_path)
-    assert tools.problems() == {}
-    assert "not a folder" in CustomTools(tmp_path / "nowhere").problems()["nowhere"]
+    async with loaded(tmp_path) as (_, tools):
+        assert tools.problems() == {}
+    gone = tmp_path / "nowhere"
+    tools = CustomTools(gone, packages=())
+    running = asyncio.create_task(tools.run(_nothing))
+    await tools.ready()
+    assert "not a folder" in tools.problems()["nowhere"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_files_of_one_name_in_two_folders_do_not_mix(tmp_path: Path) -> None:
-    for number in ("1", "2"):
-        (tmp_path / number).mkdir()
-        (tmp_path / number / "ops.py").write_text(GOOD.replace("5 GB", f"{number} GB"))
-    first, second = (Registry([CustomTools(tmp_path / number)]) for number in ("1", "2"))
-    assert "1 GB" in (await call(first, "disk_free", host="db")).text
-    assert "2 GB" in (await call(second, "disk_free", host="db")).text
+async def _nothing() -> None:
+    return
+
+
+async def test_a_package_whose_entry_point_is_wrong_is_reported(tmp_path: Path) -> None:
+    """What can't be imported is reported; what is no module name is never written into a line of Python."""
+    good = EntryPoint("fleet", "no_such_package.tools", "opsagent.tools")
+    odd = EntryPoint("odd", "os;system", "opsagent.tools")
+    async with loaded(tmp_path, packages=(good, odd)) as (registry, tools):
+        assert registry.tools() == []
+        assert "no_such_package" in tools.problems()["package_fleet.py"]
+        assert "names no module" in tools.problems()["package odd"]
 
 
 WAIT = '''
-import threading
+import time
 from langchain_core.tools import tool
-go = threading.Event()
 
 @tool
 def wait() -> str:
-    """Wait until told."""
-    go.wait(30)
+    """Wait too long."""
+    time.sleep(60)
     return "told"
-wait.metadata = {"timeout_s": 0.05}
+wait.metadata = {"timeout_s": 0.3}
+
+@tool
+def leave() -> str:
+    """End the process."""
+    import os
+    os._exit(3)
 '''
 
 
-async def test_a_sync_tool_that_hangs_is_unknown_and_the_loop_goes_on(tmp_path: Path) -> None:
-    registry, _ = load(tmp_path, wait=WAIT, good=GOOD)
-    results = await asyncio.gather(*(call(registry, "wait") for _ in range(3)))
-    assert {result.outcome for result in results} == {Outcome.UNKNOWN}
-    assert (await call(registry, "count", upto=1)).text == "[0]"
-    name = next(name for name in sys.modules if name.startswith("opsagent_custom_") and name.endswith("_wait"))
-    sys.modules[name].go.set()
-    for thread in threading.enumerate():
-        if thread.name == "custom-tool":
-            thread.join(10)
+async def test_a_tool_that_hangs_or_ends_its_worker_is_unknown_and_the_next_call_works(tmp_path: Path) -> None:
+    async with loaded(tmp_path, wait=WAIT, good=GOOD) as (registry, _):
+        assert (await call(registry, "wait")).outcome is Outcome.UNKNOWN
+        assert (await call(registry, "count", upto=1)).text == "[0]"
+        assert (await call(registry, "leave")).outcome is Outcome.UNKNOWN
+        assert (await call(registry, "count", upto=2)).text == "[0, 1]"
