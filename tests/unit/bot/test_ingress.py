@@ -185,6 +185,17 @@ async def test_every_refused_click_is_told_why_in_the_thread(door, root):
     assert door.slack.failures == []
 
 
+async def test_an_approval_of_arguments_that_the_card_did_not_show_is_refused(door, root):
+    card = await posted_card(door, root)
+    (approval_id,) = door.service.approvals
+    door.service.change(approval_id, args_digest="f" * 64)
+    await door.slack.click(BOB, OPS, card, "approval_approve")
+    await door.errands.drain()
+    assert door.service.decisions == []
+    (whisper,) = door.slack.ephemerals
+    assert "changed since you saw them" in door.slack.rendered(whisper)
+
+
 async def test_a_refusal_goes_to_the_response_url_where_no_ephemeral_can_be_posted(door, root):
     card = await posted_card(door, root)
     door.slack.channels[OPS]["members"].discard(BOT_USER)
