@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from benchmarks import growth, scaling, slack, starting, turns
+from benchmarks import growth, rest, scaling, slack, starting, turns
 from benchmarks.database import Server, server
 from benchmarks.figures import Figure, table
 from benchmarks.subject import quiet
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Server], Awaitable[list[Figure]]]] = {
     "turns": turns.against_reference,
     "slack": slack.waits,
     "acks": slack.acks,
+    "rest": rest.against_aegra,
     "start": starting.cold_start,
     "memory": starting.memory,
     "thread": growth.one_thread,

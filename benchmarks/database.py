@@ -17,7 +17,7 @@ import asyncpg
 from db.migrate import migrate
 from opsagent.embedded import EmbeddedPostgres
 
-_STATEMENT = re.compile(r"^\[(\w+)\] LOG:  (?:statement|execute [^:]*):\s+(\w+)", re.MULTILINE)
+_STATEMENT = re.compile(r"^\[(\w+)\] LOG:  (?:statement|execute [^:]*):\s+(?:--.*\s+)*(\w+)", re.MULTILINE)
 _FRAMES = {"BEGIN", "COMMIT", "ROLLBACK"}
 
 

@@ -1,8 +1,7 @@
-"""What both sides run on: a chat model that answers at once, and tools that do nothing but say when."""
+"""What both sides run on: a chat model that answers at once. Imports nothing of ours: others' servers load it too."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -13,10 +12,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from typing_extensions import override
 
-from agent.tools.base import CallContext, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
-
 RESTART = '{"service": "web"}'
-_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"service": {"type": "string"}}, "required": ["service"]}
 
 
 class InstantModel(BaseChatModel):
@@ -86,43 +82,3 @@ class InstantModel(BaseChatModel):
 
     async def aclose(self) -> None:
         """Nothing is open."""
-
-
-class Restart:
-    """A tool that asks for an approval, and notes when it was started."""
-
-    def __init__(self) -> None:
-        self.spec = ToolSpec(
-            tool_id=tool_id(Source.CUSTOM, None, "restart"),
-            name="restart",
-            original_name="restart",
-            description="Restart a service",
-            source=Source.CUSTOM,
-            server=None,
-            input_schema=_SCHEMA,
-            schema_hash=schema_hash("restart", "Restart a service", _SCHEMA),
-        )
-        self.started: list[float] = []
-
-    async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
-        self.started.append(time.time())
-        return ToolResult(f"restarted {args['service']}")
-
-
-class InstantTools:
-    """The source of that one tool."""
-
-    def __init__(self) -> None:
-        self.restart = Restart()
-
-    def tools(self) -> list[Tool]:
-        return [self.restart]
-
-    def problems(self) -> dict[str, str]:
-        return {}
-
-    async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
-        await asyncio.Event().wait()
-
-    async def ready(self) -> None:
-        return

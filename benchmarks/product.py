@@ -1,6 +1,7 @@
 """The product as a subject: its core on the instant model, with the Slack door and its own HTTP server if asked for.
 
-BENCH_WORK=0 leaves out the worker, BENCH_DOOR=1 adds the door of the SLACK_ settings, BENCH_MODEL_S delays the model.
+BENCH_WORK=0 leaves out the worker, BENCH_DOOR=1 adds the door of the SLACK_ settings, BENCH_HTTP=1 the HTTP server
+alone, BENCH_MODEL_S delays the model.
 """
 
 import asyncio
@@ -19,14 +20,16 @@ from agent.users import api_key_principal
 from api.asgi import build_asgi
 from api.identity import KeyRing
 from api.routes.health import Readiness
-from benchmarks.instant import InstantModel, InstantTools
+from benchmarks.instant import InstantModel
+from benchmarks.instant_tools import InstantTools
 from benchmarks.subject import obey, quiet, timed
 from opsagent import parts
 from opsagent.compose import Core, open_core
 from opsagent.config import load_settings
-from opsagent.processes import SlackDoor
+from opsagent.processes import SlackDoor, loop
 
 ADMIN = api_key_principal()
+API_KEY = "bench-not-a-key"
 
 
 class Product:
@@ -61,14 +64,6 @@ class Product:
         view = await self._service.wait_turn(sent.turn.turn_id, timeout=60)
         return sent.turn.turn_id, view.pending_approvals[0].approval_id
 
-    async def _final(self, session_id: UUID, turn_id: UUID) -> None:
-        async with self._service.watch(session_id) as changed, asyncio.timeout(60):
-            while True:
-                changed.clear()
-                if (await self._service.read_turn(session_id, turn_id, by=ADMIN)).turn.status.is_final:
-                    return
-                await changed.wait()
-
     async def cycles(self, n: int) -> dict[str, Any]:
         """Messages to their cards, the decision, the answer."""
 
@@ -78,6 +73,14 @@ class Product:
             await self._final(session_id, turn_id)
 
         return await timed(cycle, await self._sessions(n))
+
+    async def _final(self, session_id: UUID, turn_id: UUID) -> None:
+        async with self._service.watch(session_id) as changed, asyncio.timeout(60):
+            while True:
+                changed.clear()
+                if (await self._service.read_turn(session_id, turn_id, by=ADMIN)).turn.status.is_final:
+                    return
+                await changed.wait()
 
     async def thread(self, n: int, chars: int) -> dict[str, Any]:
         """Turns of one session, of so many characters each way."""
@@ -140,7 +143,7 @@ def _serve(core: Core, slack_handler: Any) -> tuple[uvicorn.Server, socket.socke
     async def readiness() -> Readiness:
         return Readiness(True, {})
 
-    keys = KeyRing(api_key=SecretStr("bench-not-a-key"), signing=(SecretStr("bench-not-a-secret-" * 3),))
+    keys = KeyRing(api_key=SecretStr(API_KEY), signing=(SecretStr("bench-not-a-secret-" * 3),))
     app = build_asgi(core.service, keys=keys, readiness=readiness, slack_handler=slack_handler)
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
     return uvicorn.Server(config), listener
@@ -173,6 +176,10 @@ async def main() -> None:
             loops.append(server.serve(sockets=[listener]))
             if works:
                 loops.append(door.presenter())
+        elif os.environ.get("BENCH_HTTP") == "1":
+            server, listener = _serve(core, None)
+            port = listener.getsockname()[1]
+            loops.append(server.serve(sockets=[listener]))
         await core.publish_once(alone=True)
         if works:
             loops += [core.worker.run(), core.sweeps.run()]
@@ -191,4 +198,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     quiet()
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=loop) as runner:  # the product's own
+        runner.run(main())

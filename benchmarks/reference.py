@@ -2,45 +2,17 @@
 
 import asyncio
 import os
-from typing import Annotated, Any, TypedDict
+from typing import Any
 from uuid import uuid4
 
-from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from langgraph.graph import END, START, StateGraph
-from langgraph.graph.message import add_messages
-from langgraph.types import Command, interrupt
+from langgraph.types import Command
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from benchmarks.instant import InstantModel
+from benchmarks.bare_graph import build
 from benchmarks.subject import obey, quiet, timed
-
-
-class State(TypedDict):
-    messages: Annotated[list[AnyMessage], add_messages]
-
-
-def build(saver: AsyncPostgresSaver) -> Any:
-    """Return the graph: a model node, and a tool node that asks before it runs."""
-    chat_model = InstantModel()
-
-    async def model(state: State) -> dict[str, Any]:
-        return {"messages": [await chat_model.ainvoke(state["messages"])]}
-
-    async def tool(state: State) -> dict[str, Any]:
-        call = state["messages"][-1].tool_calls[0]
-        approved = interrupt({"tool": call["name"], "args": call["args"]})
-        text = f"restarted {call['args']['service']}" if approved else "rejected"
-        return {"messages": [ToolMessage(text, tool_call_id=call["id"])]}
-
-    graph = StateGraph(State)
-    graph.add_node("model", model)
-    graph.add_node("tool", tool)
-    graph.add_edge(START, "model")
-    graph.add_conditional_edges("model", lambda state: "tool" if state["messages"][-1].tool_calls else END)
-    graph.add_edge("tool", "model")
-    return graph.compile(checkpointer=saver)
 
 
 class Reference:

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel
 
-from benchmarks.reference import build
+from benchmarks.bare_graph import build
 
 
 class Said(BaseModel):

@@ -84,7 +84,7 @@ async def _resident(command: tuple[str, ...], env: dict[str, str]) -> float:
 @asynccontextmanager
 async def _running(command: tuple[str, ...], env: dict[str, str]) -> AsyncIterator[tuple[int, float]]:
     """A process that says on /readyz that it is ready, and the seconds that took."""
-    port = _free_port()
+    port = free_port()
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = await asyncio.create_subprocess_exec(
@@ -125,7 +125,7 @@ async def _ready(url: str, process: asyncio.subprocess.Process) -> None:
             await asyncio.sleep(0.01)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

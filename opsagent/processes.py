@@ -331,11 +331,11 @@ def work(settings: Settings) -> None:
 
 
 def _run(process: Process) -> None:
-    with asyncio.Runner(loop_factory=_loop) as runner:
+    with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(process.run())
 
 
-def _loop() -> asyncio.AbstractEventLoop:
+def loop() -> asyncio.AbstractEventLoop:
     """Return the lighter uvloop; Windows has none, and psycopg needs another than the default there."""
     if sys.platform == "win32":
         return asyncio.SelectorEventLoop()
