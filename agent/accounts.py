@@ -23,7 +23,7 @@ from db.database import Tx
 sql = queries.load("accounts")
 
 _USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,63}")
-_LIKE_A_CHAT_ID = re.compile(r"[USWTBCDG][A-Z0-9]{2,}")
+_LIKE_A_CHAT_ID = re.compile(r"[USWTBCDG](?=[A-Z0-9]*[0-9])[A-Z0-9]{2,}")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,190}")
 PASSWORD_LENGTH = (10, 256)
 PER_ACCOUNT = RateLimitItemPerMinute(10, 15)
@@ -108,6 +108,10 @@ class AlreadyLinked(Conflict):
     code = "already_linked"
 
 
+class LinkRefused(Conflict):
+    code = "link_refused"
+
+
 class Accounts(Part):
     """Users, logins, roles, and links between doors."""
 
@@ -146,18 +150,17 @@ class Accounts(Part):
         """Return an access token; raises WrongCredentials, or TooMany after too many wrong ones."""
         throttle, name = self._house.throttle, username.lower()[:64]
         wait = "Too many wrong passwords; wait a few minutes and try again."
-        for limit, who in ((PER_ACCOUNT, f"account:{name}"), (PER_ADDRESS, f"address:{address}")):
-            if not await throttle.allows(limit, "login", who):
-                await throttle.take(limit, "login", who, message=wait)
+        # Counted before anything is compared: guesses that come at once must not all find room.
+        await throttle.take(PER_ADDRESS, "login", f"address:{address}", message=wait)
+        await throttle.take(PER_ACCOUNT, "login", f"account:{name}", message=wait)
         async with self._database.connection() as connection:
             row = await connection.fetchrow(sql.credentials, name)
         right, better = await self._passwords.check(password, row["password_hash"] if row else None)
         if row is None or not right or row["disabled"]:
-            for limit, who in ((PER_ACCOUNT, f"account:{name}"), (PER_ADDRESS, f"address:{address}")):
-                await throttle.take(limit, "login", who, message=wait)
             await self._note_login(None, row["user_id"] if row else name, Kind.LOGIN_FAILED, address)
             raise WrongCredentials
         await throttle.forget(PER_ACCOUNT, "login", f"account:{name}")
+        await throttle.give_back(PER_ADDRESS, "login", f"address:{address}")
         if better is not None:
             async with self._database.connection() as connection:
                 await connection.execute(sql.rehash, row["user_id"], better)
@@ -313,9 +316,18 @@ class Accounts(Part):
             other = await tx.fetchrow(sql.lock, row["user_id"])
             if other["can_log_in"]:
                 raise AlreadyLinked("This Slack user is linked with another account.")
+            if other["disabled"]:
+                raise LinkRefused("This Slack user is disabled here; an admin must enable them first.")
+            if tool := await tx.fetchval(sql.differing_rows, other["user_id"], user_id):
+                raise LinkRefused(
+                    f"The account and the Slack user have different policy rows for {tool}: an admin must make them "
+                    "the same first."
+                )
             await tx.execute(sql.leave_chat, other["user_id"], user_id)
-            await tx.execute(sql.join_chat, user_id, team, chat_user)
-            for statement in (sql.move_sessions, sql.move_turns, sql.move_approvals):
+            await tx.execute(sql.join_chat, user_id, team, chat_user, other["external"])
+            await tx.execute(sql.drop_same_rows, other["user_id"], user_id)
+            # What an admin has imposed on the one holds for the other.
+            for statement in (sql.move_rows, sql.move_sessions, sql.move_turns, sql.move_approvals):
                 await tx.execute(statement, other["user_id"], user_id)
             await tx.execute(sql.drop_link_code, user_id)
             linked = await _read(tx, user_id)

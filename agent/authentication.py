@@ -1,5 +1,6 @@
 """The service's part for credentials: access tokens, service tokens, and a cache that never outlives a change."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ sql = queries.load("accounts")
 
 SCOPES = ("read", "chat", "approve", "admin")
 LONGEST_DAYS = 366
+_NAME = re.compile(r"[\w.:-][\w.: -]{0,79}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class ServiceToken:
 
 class BadScope(Invalid):
     code = "bad_scope"
+
+
+class BadTokenName(Invalid):
+    code = "bad_token_name"
 
 
 class TokenNameTaken(Conflict):
@@ -89,6 +95,8 @@ class Authentication(Part):
         if not scopes or set(scopes) - set(SCOPES):
             given = ", ".join(scopes) or "none"
             raise BadScope(f"The scopes must be one or more of {', '.join(SCOPES)}, not: {given}.")
+        if not _NAME.fullmatch(name):
+            raise BadTokenName("A token's name has 1 to 80 letters, digits, dots, colons, dashes or spaces.")
         if not 1 <= expires_in_days <= LONGEST_DAYS:
             raise Invalid(f"expires_in_days must lie between 1 and {LONGEST_DAYS}.")
         secret, token_id = tokens.new_service_token(), uuid4()

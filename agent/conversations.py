@@ -131,6 +131,7 @@ class Conversations(Part):
         text = transcript.clean(text)
         async with self._database.transaction() as tx:
             user = await self._acting(tx, by)
+            self._admit(user)
             session_id = await self._lock(tx, session, user, text, address, start=start)
             if session_id is None:
                 return None
@@ -199,7 +200,10 @@ class Conversations(Part):
     async def cancel_turn(self, session_id: UUID, *, by: Principal) -> Turn | None:
         """Stop the running turn, wherever it runs; None: nothing was running."""
         async with self._database.transaction() as tx:
-            sessions.visible(await sessions.lock(tx, session_id), by)
+            found = await sessions.lock(tx, session_id)
+            in_hand = await turns.open_of_session(tx, session_id)
+            if not in_hand or in_hand[0].turn.requester_id != by.user_id:  # one's own turn, in whoever's thread
+                sessions.visible(found, by)
             turn_id = await tx.fetchval(turns.sql.request_cancel, session_id)
             if turn_id is None:
                 return None

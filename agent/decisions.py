@@ -1,5 +1,6 @@
 """The service's part for approvals."""
 
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -70,15 +71,19 @@ class Decisions(Part):
             raise BadStatus(f"There is no status {status!r}; it is one of {names}.") from error
         start = before(cursor) if cursor else FIRST
         async with self._database.connection() as connection:
-            mine = None if by.role is not Role.MEMBER or self._may_decide_somewhere(by) else by.user_id
+            wide = by.role is not Role.MEMBER or await self._may_decide_somewhere(connection, by, wanted)
+            mine = None if wide else by.user_id
             found = await store.list_by_status(connection, wanted, before=start, limit=limit + 1, requester=mine)
         shown = [approval for approval in found[:limit] if await self._visible(approval, by)]
         last = found[limit - 1] if len(found) > limit else None
         return Page(shown, cursor_of(last.created_at, last.approval_id) if last else None)
 
-    def _may_decide_somewhere(self, by: Principal) -> bool:
+    async def _may_decide_somewhere(self, tx: Tx, by: Principal, status: ApprovalStatus) -> bool:
         # A member may be named for one tool alone, or be in a group; what they may not see is filtered one by one.
-        return by.chat_user is not None or by.username.lower() in {name.lower() for name in self._house.approvers}
+        if by.chat_user is not None or by.username.lower() in {name.lower() for name in self._house.approvers}:
+            return True
+        names = [by.username.lower(), f"{policy.ROLE_PREFIX}{by.role}"]
+        return await tx.fetchval(store.sql.names_somebody, status.value, names)
 
     async def _visible(self, approval: Approval, by: Principal) -> bool:
         if by.role is Role.ADMIN or approval.requested_by.user_id == by.user_id:
@@ -201,9 +206,11 @@ class Decisions(Part):
             return await self._ask(asked, by)
 
     async def _ask(self, asked: _Asked, by: Principal) -> Approval:
-        digest = store.digest(f"{asked.tool_id} {asked.canonical}")
+        body = [str(asked.tool_id), asked.canonical, str(asked.session_id or ""), asked.reason or ""]
+        digest = store.digest(json.dumps(body))
         async with self._database.transaction() as tx:
             user = await self._acting(tx, by)
+            self._admit(user)
             listed, ruling = await self._permitted(tx, asked, user)
             if asked.key and (first := await turns.by_key(tx, event_key=asked.key, message_key=None, digest=digest)):
                 return await store.of_single_turn(tx, first.turn_id)

@@ -11,6 +11,9 @@ from agent.types import EventKind, Turn, TurnStatus, Usage
 from db import dispatch
 from db.database import Database, Tx
 
+Notes = list[tuple[audit.Kind, UUID | str, dict[str, Any]]]
+"""Audit entries to write when the transaction has done all else."""
+
 _LOST = "The outcome of this call is unknown: its turn was stopped while it ran."
 
 
@@ -47,14 +50,20 @@ class Endings:
 
     async def failed(self, tx: Tx, turn: Turn, error: str, *, epoch: int) -> None:
         if await self._end(tx, turn, TurnStatus.FAILED, error=error):
-            await self._leave_nothing_open(tx, turn, "The turn failed.")
+            notes = await self._leave_nothing_open(tx, turn, "The turn failed.")
             await self.tell(tx, turn, EventKind.TURN_FAILED, epoch=epoch, error=error)
+            await _write(tx, notes)
 
     async def cancelled(self, tx: Tx, turn: Turn, *, epoch: int | None = None) -> None:
         """Stop a turn; what it had claimed and not recorded is unknown, what it had asked for is cancelled."""
-        if await self._end(tx, turn, TurnStatus.CANCELLED):
-            await self._leave_nothing_open(tx, turn, "The turn was stopped.")
-            await self.tell(tx, turn, EventKind.TURN_CANCELLED, epoch=epoch)
+        await _write(tx, await self._cancel(tx, turn, epoch=epoch))
+
+    async def _cancel(self, tx: Tx, turn: Turn, *, epoch: int | None = None) -> Notes:
+        if not await self._end(tx, turn, TurnStatus.CANCELLED):
+            return []
+        notes = await self._leave_nothing_open(tx, turn, "The turn was stopped.")
+        await self.tell(tx, turn, EventKind.TURN_CANCELLED, epoch=epoch)
+        return notes
 
     async def _end(
         self, tx: Tx, turn: Turn, status: TurnStatus, *, reply: str | None = None, error: str | None = None
@@ -66,9 +75,11 @@ class Endings:
         await sessions.prune_checkpoints(tx, turn.session_id)
         return True
 
-    async def _leave_nothing_open(self, tx: Tx, turn: Turn, why: str) -> None:
+    async def _leave_nothing_open(self, tx: Tx, turn: Turn, why: str) -> Notes:
+        notes: Notes = []
         lost = await ledger.lose(tx, turn.session_id, turn.turn_id, why=_LOST)
-        for call in await transcript.unanswered(tx, turn.session_id, turn.turn_id):
+        unanswered = await transcript.unanswered(tx, turn.session_id, turn.turn_id)
+        for call in unanswered:
             ran = call["id"] in {call_id for call_id, _, _ in lost}
             await transcript.append(
                 tx,
@@ -80,7 +91,13 @@ class Endings:
                 tool_call_id=call["id"],
                 tool_name=call["name"],
             )
-        for call_id, approval_id, name in lost:
+        asked = {call["id"]: call["args"] for call in unanswered}
+        for call_id, known_approval, name in lost:
+            approval_id = known_approval
+            if approval_id is None and call_id in asked:
+                approval_id = await self._resolvable(tx, turn, call_id, asked[call_id])
+            data = {"tool_name": name, "tool_call_id": call_id, "status": "outcome_unknown", "reason": why}
+            notes.append((audit.Kind.EXECUTION_FINISHED, approval_id or call_id, data))
             await self.tell(
                 tx,
                 turn,
@@ -100,11 +117,34 @@ class Endings:
                 approval_id=str(row["approval_id"]),
                 status=ApprovalStatus.CANCELLED.value,
             )
+            data = {"status": ApprovalStatus.CANCELLED.value, "reason": why}
+            notes.append((audit.Kind.APPROVAL_SETTLED, row["approval_id"], data))
+        return notes
 
-    async def stop_all(self, tx: Tx, session_id: UUID) -> None:
+    async def _resolvable(self, tx: Tx, turn: Turn, call_id: str, args: dict[str, Any]) -> UUID:
+        """Give an automatic call that was lost an approval row, so that people can see it."""
+        tool = await tx.fetchrow(ledger.sql.tool_of, turn.session_id, call_id)
+        approval_id = await store.insert_automatic(
+            tx,
+            session_id=turn.session_id,
+            turn_id=turn.turn_id,
+            tool_call_id=call_id,
+            tool_id=tool["tool_id"],
+            tool_name=tool["tool_name"],
+            schema_hash=tool["schema_hash"],
+            args=store.canonical(args),
+            requested_by=turn.requester_id,
+        )
+        await tx.execute(ledger.sql.attach, turn.session_id, call_id, approval_id)
+        await self.tell(tx, turn, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
+        return approval_id
+
+    async def _stop_all(self, tx: Tx, session_id: UUID) -> Notes:
         """Cancel the running turn and all mail of a session whose row the caller has locked."""
+        notes: Notes = []
         for found in await turns.open_of_session(tx, session_id, limit=10_000):
-            await self.cancelled(tx, found.turn)
+            notes += await self._cancel(tx, found.turn)
+        return notes
 
     async def expire_approvals(self) -> None:
         """Settle approvals whose time is over; expiry is an outcome of its own."""
@@ -137,15 +177,22 @@ class Endings:
 
     async def delete(self, tx: Tx, session_id: UUID) -> None:
         """Remove a session whose row the caller has locked: approvals, ledger and turns' rows stay."""
-        await self.forget(tx, session_id)
         await tx.execute(sessions.sql.delete, session_id)
+        await self.forget(tx, session_id)
 
     async def forget(self, tx: Tx, session_id: UUID) -> None:
         """Stop everything and remove what was said, and checkpoints; the epoch throws out whoever works on it."""
-        await self.stop_all(tx, session_id)
+        notes = await self._stop_all(tx, session_id)
         await sessions.raise_epoch(tx, session_id)
         await tx.execute(transcript.sql.forget, session_id)
         await tx.execute(events.sql.forget, session_id)
         await tx.execute(turns.sql.forget, session_id)
         await sessions.forget_checkpoints(tx, session_id)
         await tx.execute(turns.sql.notify_cancel, str(session_id))
+        await _write(tx, notes)
+
+
+async def _write(tx: Tx, notes: Notes) -> None:
+    """Write audit entries; last, since all writers of the log share one lock."""
+    for kind, subject, data in notes:
+        await audit.record(tx, kind, actor=None, subject=subject, data=data)

@@ -41,6 +41,14 @@ class House:
     groups: GroupDirectory | None = None
     profiles: ProfileDirectory | None = None
     courier: Courier | None = None
+    outsiders_may_chat: bool = False
+
+
+class OutsidersMayNotChat(NotAllowed):
+    code = "outsiders_may_not_chat"
+
+    def __init__(self) -> None:
+        super().__init__("Guests and people of other workspaces can't use opsagent here; ask an admin of it.")
 
 
 class Disabled(NotAllowed):
@@ -62,6 +70,11 @@ class Part:
         """Return the user behind a chat identity, made on first contact."""
         async with self._database.transaction() as tx:
             return await users.of_chat(tx, user)
+
+    def _admit(self, user: Principal) -> None:
+        """Raise OutsidersMayNotChat for guests, bots and people of other workspaces, unless the operator lets them."""
+        if user.external and not self._house.outsiders_may_chat:
+            raise OutsidersMayNotChat
 
     async def _acting(self, tx: Tx, by: Principal | ChatUser) -> Principal:
         """Return who acts as their row stands now; raises Disabled."""

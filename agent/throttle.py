@@ -70,16 +70,17 @@ class Throttle:
     """Counts what must not come too often."""
 
     def __init__(self, database: Database) -> None:
-        self._limiter = FixedWindowRateLimiter(PostgresStorage(database))
+        self._storage = PostgresStorage(database)
+        self._limiter = FixedWindowRateLimiter(self._storage)
 
     async def take(self, limit: RateLimitItem, *identifiers: str, message: str) -> None:
         """Count one more, or raise TooMany."""
         if not await self._limiter.hit(limit, *identifiers):
             raise TooMany(message, limit.get_expiry())
 
-    async def allows(self, limit: RateLimitItem, *identifiers: str) -> bool:
-        """Return whether there is room for one more, without counting it."""
-        return await self._limiter.test(limit, *identifiers)
+    async def give_back(self, limit: RateLimitItem, *identifiers: str) -> None:
+        """Count one less: what was taken turned out to be nothing to count."""
+        await self._storage.incr(limit.key_for(*identifiers), limit.get_expiry(), -1)
 
     async def forget(self, limit: RateLimitItem, *identifiers: str) -> None:
         await self._limiter.clear(limit, *identifiers)

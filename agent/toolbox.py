@@ -60,6 +60,10 @@ class PolicyNotYours(NotAllowed):
     code = "policy_not_yours"
 
 
+class UnknownApprover(Invalid):
+    code = "unknown_approver"
+
+
 class Toolbox(Part):
     """The catalogue and its policy."""
 
@@ -125,8 +129,11 @@ class Toolbox(Part):
                 raise PolicyNotYours("Only an admin may set this; you may tighten your own with your user_id.")
             await tx.execute(catalogue.sql.lock, tool_id)
             spec = (await catalogue.read(tx, tool_id)).spec
+            if unknown := await users.unknown_names(tx, policy.usernames(rule.approvers or ())):
+                # Whoever registered such a name later would have the standing that it carries.
+                raise UnknownApprover(f"There is no account named {unknown[0]!r}: make it first, then name it here.")
             if user_id is not None:
-                await users.read(tx, user_id)
+                await users.hold(tx, user_id)
             _, own = await catalogue.rows(tx, tool_id, user_id or acting.user_id)
             beneath = None if is_admin or own is None else own.rule if own.by_admin else own.beneath
             at = await catalogue.save_row(tx, spec, rule, user_id=user_id, by_admin=is_admin, beneath=beneath)

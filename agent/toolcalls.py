@@ -3,7 +3,6 @@
 import asyncio
 import json
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -220,13 +219,16 @@ class ToolCalls:
         else:
             asked_now = ruling if ruling.verdict is Verdict.ASK else None
             standing = await self._standing(tx, approval, asked_now, groups or {})
-            if standing < approval.quorum:
+            needed_now = max(approval.quorum, asked_now.quorum if asked_now else 1)
+            if standing < needed_now:
                 entries = set(self._approvers).union(
                     approval.approvers or (), (asked_now and asked_now.approvers) or ()
                 )
                 if groups is None and (needed := policy.groups_needed(entries)):
                     return _NeedsGroups(needed)
                 why = "Who approved this may not decide it any more, so it was not run. Ask again."
+                if standing >= approval.quorum:
+                    why = f"Policy asks for {needed_now} approvals of this by now, so it was not run. Ask again."
                 return await self._void(tx, run, call, approval, why)
         return await self._claim(tx, run, call, tool, approval.args, approval=approval)
 
@@ -238,9 +240,10 @@ class ToolCalls:
         votes = policy.valid_approvals(approval)
         voters = await users.read_many(tx, [vote.by.user_id for vote in votes])
         terms = [approval, replace(approval, approvers=asked_now.approvers)] if asked_now else [approval]
+        four_eyes = approval.four_eyes or (asked_now is not None and asked_now.four_eyes)
         return sum(
             all(policy.has_standing(voter, named, approvers=self._approvers, groups=groups) for named in terms)
-            and not (approval.four_eyes and voter.user_id == approval.requested_by.user_id)
+            and not (four_eyes and voter.user_id == approval.requested_by.user_id)
             for voter in voters.values()
         )
 
@@ -331,10 +334,8 @@ class ToolCalls:
 
     async def _resolvable(self, tx: Tx, run: Run, call: ToolCall, tool: Tool) -> UUID:
         """Give an automatic call whose outcome is unknown an approval row, so people can see and resolve it."""
-        approval_id = uuid4()
-        await store.insert(
+        approval_id = await store.insert_automatic(
             tx,
-            approval_id=approval_id,
             session_id=run.session_id,
             turn_id=run.turn_id,
             tool_call_id=str(call["id"]),
@@ -343,11 +344,6 @@ class ToolCalls:
             schema_hash=tool.spec.schema_hash,
             args=store.canonical(call["args"]),
             requested_by=run.requester.user_id,
-            ruling=Ruling(Verdict.AUTO),
-            status=ApprovalStatus.APPROVED,
-            reason="policy",
-            now=datetime.now(UTC),
-            handled=True,
         )
         await tx.execute(ledger.sql.attach, run.session_id, str(call["id"]), approval_id)
         await self._tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
@@ -363,7 +359,10 @@ class ToolCalls:
             approval_id=str(approval.approval_id),
             status=ApprovalStatus.CANCELLED.value,
         )
-        return await self._refused(tx, run, call, why, approval)
+        message = await self._refused(tx, run, call, why, approval)
+        data = {"status": ApprovalStatus.CANCELLED.value, "tool_name": approval.tool_name, "reason": why}
+        await audit.record(tx, Kind.APPROVAL_SETTLED, actor=None, subject=approval.approval_id, data=data)
+        return message
 
     async def _refused(
         self, tx: Tx, run: Run, call: ToolCall, why: str, approval: Approval | None = None

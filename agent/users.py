@@ -60,6 +60,21 @@ async def read(tx: Tx, user_id: UUID) -> Principal:
     return principal(row)
 
 
+async def hold(tx: Tx, user_id: UUID) -> None:
+    """Keep a user from being merged into another until the transaction's end; raises UserNotFound."""
+    row = await tx.fetchrow(sql.hold, user_id)
+    if row is None or row["merged_into"] is not None:
+        raise UserNotFound
+
+
+async def unknown_names(tx: Tx, names: list[str]) -> list[str]:
+    """Return those of the names that no account has."""
+    known = (
+        {row["name"] for row in await tx.fetch(sql.known_names, [name.lower() for name in names])} if names else set()
+    )
+    return [name for name in names if name.lower() not in known]
+
+
 async def read_many(tx: Tx, user_ids: Iterable[UUID]) -> dict[UUID, Principal]:
     rows = await tx.fetch(sql.read_many, list(set(user_ids)))
     return {row["user_id"]: principal(row) for row in rows}

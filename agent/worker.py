@@ -1,7 +1,6 @@
 """What runs turns: `advance(session_id)` empties one thread's mail; the sweeps beside it leave nothing behind."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from agent.approvals import store
 from agent.endings import Endings
 from agent.graph.build import build
 from agent.graph.nodes import Nodes
+from agent.house import OutsidersMayNotChat
 from agent.models.errors import ModelError
 from agent.ports import DirectoryUnavailable, ProfileDirectory
 from agent.run import Limits, Run
@@ -55,6 +55,7 @@ class TurnWorker:
         *,
         limits: Limits,
         profiles: ProfileDirectory | None,
+        outsiders_may_chat: bool = False,
     ) -> None:
         self._database = database
         self._pool = pool
@@ -63,6 +64,7 @@ class TurnWorker:
         self._endings = endings
         self._limits = limits
         self._profiles = profiles
+        self._outsiders_may_chat = outsiders_may_chat
         self._in_hand: dict[UUID, _Hand] = {}
         self._controls: set[RunControl] = set()
         self._cancels: set[asyncio.Task[None]] = set()
@@ -181,6 +183,8 @@ class TurnWorker:
                 return await self._converse(run, found)
         except Fenced:
             raise
+        except OutsidersMayNotChat as refusal:
+            return await self._fail(found, epoch, refusal.message)
         except GraphDrained:
             async with self._database.transaction() as tx:
                 await sessions.fence(tx, turn.session_id, epoch)
@@ -201,9 +205,20 @@ class TurnWorker:
         async with self._database.connection() as connection:
             requester = await users.read(connection, turn.requester_id)
         if requester.chat_user and requester.display_name is None:
-            with contextlib.suppress(DirectoryUnavailable):
-                await users.refresh_profile(self._database, self._profiles, requester.user_id)
+            await self._look_up(requester.user_id)
+            async with self._database.connection() as connection:
+                requester = await users.read(connection, turn.requester_id)
+        if requester.external and not self._outsiders_may_chat:
+            raise OutsidersMayNotChat
         return Run(turn.session_id, turn.turn_id, epoch, requester)
+
+    async def _look_up(self, user_id: UUID) -> None:
+        """Ask the chat platform who this is; whom nobody knows may be a guest, and guests are not let in unseen."""
+        try:
+            await users.refresh_profile(self._database, self._profiles, user_id)
+        except DirectoryUnavailable:
+            if not self._outsiders_may_chat:
+                raise
 
     async def _converse(self, run: Run, found: OpenTurn) -> bool:
         """Invoke the graph: always with the same input under the same run id, be it a start, a crash or a decision."""

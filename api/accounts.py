@@ -55,7 +55,7 @@ class ProfileIn(Body):
     """What is left out stays as it is. Roles are an admin's to give."""
 
     email: Email | None = None
-    display_name: str | None = Field(None, min_length=1, max_length=80)
+    display_name: str | None = Field(None, min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
     password: Password | None = Field(None, description="A new one; it ends every access token.")
     current_password: str | None = Field(None, max_length=_MOST * 4, description="Needed for a new password.")
 

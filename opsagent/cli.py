@@ -20,6 +20,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     try:
         code = parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has enough; what is still buffered must not fail at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except (SettingsError, CannotStart) as error:
         print(f"opsagent: {error}", file=sys.stderr)
         code = 1
@@ -51,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         deciding = _add(approvals, word, f"{word} one", _approvals_decide)
         deciding.add_argument("approval_id")
         deciding.add_argument("--reason", help="shown to the people and the model")
+        deciding.add_argument("--digest", help="what the list showed last: refuse if the arguments are others by now")
         deciding.set_defaults(word=word)
     tokens = _group(commands, "tokens", "tokens for programs")
     _add(tokens, "list", "service tokens, newest first", _tokens_list)
@@ -171,7 +177,11 @@ def _approvals_list(args: argparse.Namespace) -> int:
 def _approvals_decide(args: argparse.Namespace) -> int:
     from opsagent import scripts
 
-    return _script(lambda settings: scripts.decide(settings, args.approval_id, word=args.word, reason=args.reason))
+    return _script(
+        lambda settings: scripts.decide(
+            settings, args.approval_id, word=args.word, reason=args.reason, digest=args.digest
+        )
+    )
 
 
 def _tokens_list(_args: argparse.Namespace) -> int:

@@ -74,6 +74,7 @@ async def open_core(
     groups: GroupDirectory | None = None,
     profiles: ProfileDirectory | None = None,
     courier: Courier | None = None,
+    outsiders_may_chat: bool = False,
     signing_keys: tuple[str, ...] = (),
     concurrency: int = 20,
     asyncpg_pool: int = 10,
@@ -102,7 +103,16 @@ async def open_core(
         hub.on_tools_change = publisher.heard
         calls = ToolCalls(database, registry, approvers=approvers, groups=groups, limits=limits)
         nodes = Nodes(database, model, registry, calls, hub, limits)
-        turns = TurnWorker(database, pool, nodes, calls, endings, limits=limits, profiles=profiles)
+        turns = TurnWorker(
+            database,
+            pool,
+            nodes,
+            calls,
+            endings,
+            limits=limits,
+            profiles=profiles,
+            outsiders_may_chat=outsiders_may_chat,
+        )
         hub.on_cancel = turns.cancel_requested
         identities = Identities()
         hub.on_user_change = identities.forget
@@ -120,6 +130,7 @@ async def open_core(
             groups=groups,
             profiles=profiles,
             courier=courier,
+            outsiders_may_chat=outsiders_may_chat,
         )
         yield Core(
             database=database,

@@ -52,6 +52,7 @@ _RIGHT: dict[str, tuple[str, str]] = {
     "OPEN_REGISTRATION": ("must be true or false", "false"),
     "HOST": ("must be a host name or an IP address alone", "127.0.0.1"),
     "PORT": (f"{_WHOLE} from 1 to 65535", "8000"),
+    "OPSAGENT_OUTSIDERS_MAY_CHAT": ("must be true or false", "false"),
     "OPSAGENT_HOME": ("must be a folder, or a path where one can be made", "/var/lib/opsagent"),
     "OPSAGENT_ALLOW_HOSTS": (
         "must be a comma list of private hosts and networks that tools may reach: name, name:port or 10.1.0.0/16",
@@ -108,6 +109,7 @@ class Settings(BaseSettings):
     allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(default=(), validation_alias="OPSAGENT_ALLOW_HOSTS")
     sandbox: Mode = Field(default=Mode.BEST_EFFORT, validation_alias="OPSAGENT_SANDBOX")
     redact: str | None = Field(default=None, validation_alias="OPSAGENT_REDACT")
+    outsiders_may_chat: bool = Field(default=False, validation_alias="OPSAGENT_OUTSIDERS_MAY_CHAT")
     asyncpg_pool_size: int = Field(default=20, ge=2, le=500, validation_alias="OPSAGENT_ASYNCPG_POOL_SIZE")
     psycopg_pool_size: int = Field(default=10, ge=2, le=500, validation_alias="OPSAGENT_PSYCOPG_POOL_SIZE")
     worker_concurrency: int = Field(default=20, ge=1, le=1000, validation_alias="OPSAGENT_WORKER_CONCURRENCY")

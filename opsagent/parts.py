@@ -147,6 +147,7 @@ async def open_product(
             groups=slack.groups if slack else None,
             profiles=slack.profiles if slack else None,
             courier=slack.courier if slack else None,
+            outsiders_may_chat=settings.outsiders_may_chat,
             signing_keys=tuple(key.get_secret_value() for key in settings.secret_keys),
             concurrency=settings.worker_concurrency,
             asyncpg_pool=settings.asyncpg_pool_size,

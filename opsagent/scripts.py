@@ -16,6 +16,7 @@ from agent.types import Role
 from opsagent import parts
 from opsagent.config import Settings
 from opsagent.failures import CannotStart
+from opsagent.terminal import visible
 
 
 @asynccontextmanager
@@ -31,6 +32,11 @@ async def _service(settings: Settings) -> AsyncGenerator[AgentService]:
             raise CannotStart(refusal.message) from refusal
 
 
+def row(*fields: str) -> str:
+    """Return a line for scripts: fields apart by tabs, and no field can pass for two, or for a line of its own."""
+    return "\t".join(visible(field) for field in fields)
+
+
 async def list_tools(settings: Settings) -> int:
     """Print name, source, what policy says, description; tab-separated."""
     async with _service(settings) as service:
@@ -40,7 +46,7 @@ async def list_tools(settings: Settings) -> int:
     for tool in found:
         says = "auto" if tool.auto_execute else "ask" if tool.approval_required else "deny"
         source = f"{tool.spec.source}:{tool.spec.server}" if tool.spec.server else str(tool.spec.source)
-        print("\t".join((tool.spec.name, source, says, " ".join(tool.spec.description.split()))))
+        print(row(tool.spec.name, source, says, " ".join(tool.spec.description.split())))
     return 0
 
 
@@ -53,9 +59,9 @@ async def check_tools(settings: Settings) -> int:
         await registry.ready()
         problems = registry.problems()
         for tool in registry.tools():
-            print(f"ok\t{tool.spec.name}")
+            print(row("ok", tool.spec.name))
         for name, problem in problems.items():
-            print(f"bad\t{name}\t{problem}")
+            print(row("bad", name, problem))
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
@@ -71,7 +77,7 @@ async def reseal(settings: Settings) -> int:
 
 
 async def list_approvals(settings: Settings, *, status: str) -> int:
-    """Print id, tool, arguments, who asks; tab-separated."""
+    """Print id, tool, arguments, who asks, the digest's start; tab-separated."""
     async with _service(settings) as service:
         cursor = None
         while True:
@@ -79,21 +85,23 @@ async def list_approvals(settings: Settings, *, status: str) -> int:
             for approval in page.items:
                 args = json.dumps(approval.args)
                 who = approval.requested_by.display_name or approval.requested_by.username
-                print("\t".join((str(approval.approval_id), approval.tool_name, args, who)))
+                print(row(str(approval.approval_id), approval.tool_name, args, who, approval.args_digest[:12]))
             cursor = page.next_cursor
             if cursor is None:
                 return 0
 
 
-async def decide(settings: Settings, approval_id: str, *, word: str, reason: str | None) -> int:
-    """Approve or reject; whoever runs turns goes on with it."""
+async def decide(settings: Settings, approval_id: str, *, word: str, reason: str | None, digest: str | None) -> int:
+    """Approve or reject, with a digest only what it names; whoever runs turns goes on with it."""
     try:
         found = UUID(approval_id)
     except ValueError as error:
         raise CannotStart(f"{approval_id!r} is no approval id: `opsagent approvals list` shows them.") from error
     async with _service(settings) as service:
-        approval = await service.decide_approval(found, Decision(word), by=service.api_key_principal(), reason=reason)
-    print(f"{approval.status}\t{approval.tool_name}")
+        approval = await service.decide_approval(
+            found, Decision(word), by=service.api_key_principal(), reason=reason, expected_digest=digest
+        )
+    print(row(approval.status, approval.tool_name))
     return 0
 
 
@@ -106,7 +114,7 @@ async def list_tokens(settings: Settings) -> int:
             for token in page.items:
                 state = "revoked" if token.revoked_at else "live"
                 until = f"{token.expires_at:%Y-%m-%d}"
-                print("\t".join((str(token.token_id), token.name, token.role, ",".join(token.scopes), until, state)))
+                print(row(str(token.token_id), token.name, token.role, ",".join(token.scopes), until, state))
             cursor = page.next_cursor
             if cursor is None:
                 return 0

@@ -76,8 +76,8 @@ async def _settled(service: AgentService, before: TurnView) -> TurnView:
 
 
 async def _decide(service: AgentService, approval: Approval) -> None:
-    print(f"\n{approval.tool_name} needs your approval ({approval.args_digest[:12]}):")
-    print(_visible(json.dumps(approval.args, indent=2)))
+    print(f"\n{visible(approval.tool_name)} needs your approval ({approval.args_digest[:12]}):")
+    print("\n".join(visible(line) for line in json.dumps(approval.args, indent=2).split("\n")))
     answer = (await _ask("Approve? [y/N, or a reason to reject] ")).strip()
     yes = answer.lower() in {"y", "yes"}
     reason = answer if answer and answer.lower() not in {"y", "yes", "n", "no"} else None
@@ -87,6 +87,7 @@ async def _decide(service: AgentService, approval: Approval) -> None:
             Decision.APPROVE if yes else Decision.REJECT,
             by=service.api_key_principal(),
             reason=reason,
+            expected_digest=approval.args_digest,
         )
     except Refusal as refusal:
         print(refusal.message)
@@ -98,6 +99,6 @@ async def _ask(prompt: str) -> str:
     return await asyncio.to_thread(sys.stdin.readline)
 
 
-def _visible(text: str) -> str:
-    """Show what a terminal would obey or hide: json.dumps has escaped all but the line breaks it made itself."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
+def visible(text: str) -> str:
+    """Return one line in which nothing that a terminal would obey, or hide, is left."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

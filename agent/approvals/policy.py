@@ -190,6 +190,11 @@ def may_decide(by: Principal, approvers: Collection[str], *, groups: Mapping[str
     return by.username.lower() in {entry.lower() for entry in approvers if _is_username(entry)}
 
 
+def usernames(entries: Collection[str]) -> list[str]:
+    """Return the usernames of accounts among approver entries."""
+    return sorted(entry for entry in entries if _is_username(entry))
+
+
 def _is_username(entry: str) -> bool:
     return not (_CHAT_ID.fullmatch(entry) or entry.startswith(ROLE_PREFIX))
 

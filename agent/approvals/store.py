@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import rfc8785
 
-from agent.approvals.policy import Ruling
+from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.types import (
     Approval,
     ApprovalStatus,
@@ -101,6 +101,23 @@ async def read(tx: Tx, approval_id: UUID) -> Approval:
 async def read_of_call(tx: Tx, session_id: UUID, tool_call_id: str) -> Approval | None:
     row = await tx.fetchrow(sql.read_of_call, session_id, tool_call_id)
     return _approval(row) if row else None
+
+
+async def insert_automatic(tx: Tx, *, requested_by: UUID, **call: Any) -> UUID:
+    """Write the row of an automatic call whose outcome is unknown, so that people can see it; return its id."""
+    approval_id = uuid4()
+    await insert(
+        tx,
+        approval_id=approval_id,
+        requested_by=requested_by,
+        ruling=Ruling(Verdict.AUTO),
+        status=ApprovalStatus.APPROVED,
+        reason="policy",
+        now=datetime.now(UTC),
+        handled=True,
+        **call,
+    )
+    return approval_id
 
 
 async def lock_session(tx: Tx, approval_id: UUID) -> None:

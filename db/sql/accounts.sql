@@ -44,7 +44,8 @@ RETURNING user_id, username, email, role, disabled, display_name, slack_team_id,
           updated_at;
 
 -- name: lock
-SELECT user_id, username, role, disabled, slack_team_id, slack_user_id, password_hash IS NOT NULL AS can_log_in
+SELECT user_id, username, role, disabled, external, slack_team_id, slack_user_id,
+       password_hash IS NOT NULL AS can_log_in
   FROM users WHERE user_id = $1 FOR UPDATE;
 
 -- name: end_tokens
@@ -61,7 +62,25 @@ UPDATE users SET slack_team_id = NULL, slack_user_id = NULL, disabled = true, me
  WHERE user_id = $1;
 
 -- name: join_chat
-UPDATE users SET slack_team_id = $2, slack_user_id = $3, updated_at = now() WHERE user_id = $1;
+UPDATE users SET slack_team_id = $2, slack_user_id = $3, external = external OR $4, updated_at = now() WHERE user_id = $1;
+
+-- name: differing_rows
+-- A tool for which both have a policy row, and not the same one.
+SELECT a.tool_name FROM tool_approval_config a JOIN tool_approval_config b USING (tool_id)
+ WHERE a.user_id = $1 AND b.user_id = $2
+   AND (a.auto_execute, a.approval_required, a.by_admin, a.approvers, a.quorum, a.four_eyes, a.expires_in_s,
+        a.rules::jsonb, a.beneath::jsonb)
+       IS DISTINCT FROM
+       (b.auto_execute, b.approval_required, b.by_admin, b.approvers, b.quorum, b.four_eyes, b.expires_in_s,
+        b.rules::jsonb, b.beneath::jsonb)
+ ORDER BY a.tool_name LIMIT 1;
+
+-- name: drop_same_rows
+DELETE FROM tool_approval_config a USING tool_approval_config b
+ WHERE a.user_id = $1 AND b.user_id = $2 AND a.tool_id = b.tool_id;
+
+-- name: move_rows
+UPDATE tool_approval_config SET user_id = $2 WHERE user_id = $1;
 
 -- name: move_sessions
 UPDATE user_sessions SET user_id = $2 WHERE user_id = $1;

@@ -33,6 +33,12 @@ SELECT a.* FROM approval_details a
  WHERE a.requested_by = $5 AND a.status = $1 AND (a.created_at, a.approval_id) < ($2, $3)
  ORDER BY a.created_at DESC, a.approval_id DESC LIMIT $4;
 
+-- name: names_somebody
+-- Whether an approval of this status names one of these as its approver.
+SELECT EXISTS (
+       SELECT 1 FROM approvals a CROSS JOIN LATERAL unnest(a.approvers) entry
+        WHERE a.status = $1 AND a.approvers IS NOT NULL AND lower(entry) = ANY($2::text[]));
+
 -- name: save
 UPDATE approvals SET status = $2, args = $3, args_digest = $4, decided_by = $5, decided_at = $6, reason = $7
  WHERE approval_id = $1;

@@ -26,6 +26,10 @@ UPDATE executions SET status = 'outcome_unknown', result = $3, finished_at = now
  WHERE session_id = $1 AND turn_id = $2 AND status = 'running'
 RETURNING tool_call_id, approval_id, tool_name;
 
+-- name: tool_of
+SELECT e.tool_id, e.tool_name, coalesce(t.schema_hash, '') AS schema_hash
+  FROM executions e LEFT JOIN tools t USING (tool_id) WHERE e.session_id = $1 AND e.tool_call_id = $2;
+
 -- name: of_turn
 SELECT tool_call_id, approval_id, status, result, runs FROM executions WHERE session_id = $1 AND turn_id = $2;
 

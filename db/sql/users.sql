@@ -20,6 +20,12 @@ SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_use
 SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external
   FROM users WHERE user_id = ANY($1::uuid[]);
 
+-- name: hold
+SELECT user_id, merged_into FROM users WHERE user_id = $1 FOR SHARE;
+
+-- name: known_names
+SELECT lower(username) AS name FROM users WHERE lower(username) = ANY($1::text[]);
+
 -- name: needs_profile
 -- The chat identity of a user whose profile was never looked up, or more than a day ago.
 SELECT slack_team_id, slack_user_id, profiled_at IS NULL AS unknown FROM users

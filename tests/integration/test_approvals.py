@@ -412,13 +412,14 @@ async def test_members_and_people_from_outside_never_decide(still: Still, by: Ch
 
 @pytest.mark.parametrize("username", ["u2bob", "U2BOB", GROUP, GROUP.lower(), "dora2", "role:approver"])
 async def test_an_account_named_like_a_chat_id_or_a_role_never_decides(still: Still, username: str) -> None:
+    dora = await still.floor.user("dora")
     await still.rule(
         Rule(auto_execute=False, approval_required=True, approvers=("U2BOB", GROUP, "dora", "role:approver"))
     )
     approval = await still.ask(by=ALICE)
     with pytest.raises(NotAnApprover):
         await still.floor.decide(approval, by=await still.floor.user(username))
-    assert (await still.floor.decide(approval, by=await still.floor.user("dora"))).status is ApprovalStatus.APPROVED
+    assert (await still.floor.decide(approval, by=dora)).status is ApprovalStatus.APPROVED
 
 
 async def test_a_display_name_never_makes_an_approver(still: Still) -> None:

@@ -103,7 +103,9 @@ function decisionForm(approval, args, changed) {
     approve.disabled = reject.disabled = true;
     error.textContent = "";
     try {
-      const body = reason.value.trim() ? { reason: reason.value.trim() } : {};
+      // What this card shows, so that a decision never counts for arguments that were changed meanwhile.
+      const body = { args_digest: approval.args_digest };
+      if (reason.value.trim()) body.reason = reason.value.trim();
       changed(await post(`/api/approvals/${approval.approval_id}/${verb}`, body));
     } catch (refused) {
       error.textContent = refused.message;

@@ -193,6 +193,7 @@ COMMENT ON COLUMN approvals.handled_at IS 'When the turn has taken note of the s
 CREATE INDEX approvals_of_turn ON approvals (turn_id);
 CREATE INDEX approvals_by_status ON approvals (status, created_at DESC, approval_id DESC);
 CREATE INDEX approvals_by_requester ON approvals (requested_by, status, created_at DESC, approval_id DESC);
+CREATE INDEX approvals_naming_people ON approvals (status) WHERE approvers IS NOT NULL;
 CREATE INDEX approvals_expiring ON approvals (expires_at) WHERE status = 'pending';
 CREATE INDEX approvals_unhandled ON approvals (session_id) WHERE status <> 'pending' AND handled_at IS NULL;
 
