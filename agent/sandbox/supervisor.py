@@ -16,7 +16,8 @@ GRACE_S = 1.0
 _PATIENCE_S = 5.0
 _SOFT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = signal.SIGQUIT
-_WATCHED = (signal.SIGCHLD, AT_ONCE, *_SOFT)
+_PARENT_ENDS = signal.SIGUSR1
+_WATCHED = (signal.SIGCHLD, AT_ONCE, _PARENT_ENDS, *_SOFT)
 
 
 def run(start: Callable[[int], NoReturn], *, parent: int, folder: str) -> NoReturn:
@@ -30,7 +31,7 @@ def run(start: Callable[[int], NoReturn], *, parent: int, folder: str) -> NoRetu
     if sys.platform == "linux":
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # our environment may hold secrets that the program must not see
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, AT_ONCE)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _PARENT_ENDS)
     if os.getppid() != parent:
         os._exit(0)
     own = os.getpid()
@@ -38,9 +39,9 @@ def run(start: Callable[[int], NoReturn], *, parent: int, folder: str) -> NoRetu
     if child == 0:
         start(own)
     _let_go_of_pipes()
-    status = _watch(child, parent)
-    status = _sweep(child) if status is None else _sweep(child, status)
-    if os.getppid() != parent:
+    status, parent_ends = _watch(child, parent)
+    status = _sweep(child, status)
+    if _has_ended(parent, patience_s=_PATIENCE_S if parent_ends else 0):
         shutil.rmtree(folder, ignore_errors=True)
     _end_as(status)
 
@@ -61,20 +62,28 @@ def _let_go_of_pipes() -> None:
     os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20))
 
 
-def _watch(child: int, parent: int) -> int | None:
-    """Return the program's status once it has ended; None once it must be killed."""
+def _watch(child: int, parent: int) -> tuple[int, bool]:
+    """Return the program's status once it has ended or must be killed, and whether that is because its parent ends."""
     deadline: float | None = None
     while True:
         left = None if deadline is None else deadline - time.monotonic()
         received = _next_signal(left, parent) if left is None or left > 0 else None
-        if received is None or received == AT_ONCE:
-            return None
+        if received in (None, AT_ONCE, _PARENT_ENDS):
+            return signal.SIGKILL, received == _PARENT_ENDS
         if received in _SOFT and deadline is None:
             deadline = time.monotonic() + GRACE_S
             _kill(-child, signal.SIGTERM)
         while (ended := _reaped()) is not None:
             if ended[0] == child:
-                return ended[1]
+                return ended[1], False
+
+
+def _has_ended(parent: int, patience_s: float) -> bool:
+    """Say whether the parent has ended; a thread of its own ends first and the rest of it later, so wait for that."""
+    deadline = time.monotonic() + patience_s
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return os.getppid() != parent
 
 
 def _next_signal(left: float | None, parent: int) -> int | None:
@@ -85,12 +94,12 @@ def _next_signal(left: float | None, parent: int) -> int | None:
     # Neither timed waiting nor a parent-death signal there, and a blocked SIGCHLD may be dropped: look again and again.
     time.sleep(0.02)
     if os.getppid() != parent:
-        return AT_ONCE
+        return _PARENT_ENDS
     pending = signal.sigpending() & {AT_ONCE, *_SOFT}
     return signal.sigwait(pending) if pending else signal.SIGCHLD
 
 
-def _sweep(child: int, status: int = signal.SIGKILL) -> int:
+def _sweep(child: int, status: int) -> int:
     """Kill every descendant until there is none, and return the program's status."""
     deadline = time.monotonic() + _PATIENCE_S
     _kill(-child, signal.SIGKILL)

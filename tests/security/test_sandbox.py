@@ -276,6 +276,28 @@ async def test_program_ends_when_the_agent_is_killed_and_its_folder_goes(
     folder.rmdir()
 
 
+async def test_folder_goes_where_the_agent_ends_thread_by_thread() -> None:
+    """The thread that started the program ends well before the process does, as it may where cores are few."""
+    folder = Path(tempfile.mkdtemp(prefix="orphan-"))
+    folder.chmod(0o711)
+    agent = (
+        "import os, subprocess, sys, threading, time\n"
+        "from agent.sandbox.policy import *\n"
+        "from agent.sandbox.run import wrap\n"
+        f"held = wrap(['sleep', '3600'], {SPEC!r}, Mode.BEST_EFFORT)\n"
+        "work = threading.Thread(target=lambda: subprocess.Popen(held.__enter__().argv, env={}) and time.sleep(1))\n"
+        "work.start(); work.join(); time.sleep(1); os._exit(0)\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", agent, env={**os.environ, "TMPDIR": str(folder)}
+    )
+    assert await process.wait() == 0
+    async with asyncio.timeout(30):
+        while list(folder.iterdir()):
+            await asyncio.sleep(0.01)
+    folder.rmdir()
+
+
 async def test_flood_of_output_is_cut_while_it_is_read(means: tuple[Capability, Mode]) -> None:
     able, mode = means
     code = "import sys\nwhile True: sys.stdout.write('x' * 65536)"
