@@ -14,14 +14,13 @@ from slack_bolt.response import BoltResponse
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
-from agent.approvals.types import Decision
 from agent.errors import Refusal
 from bot import payloads
 from bot.client import FAILURES
+from bot.deciding import Deciding
 from bot.errands import Errands
-from bot.payloads import Click, Incoming, Parsed, Place, Review, Stop
-from bot.views.approval import review_modal
-from bot.views.refusal import BAD_BUTTON, COULD_NOT_OPEN, refusal, refusal_modal
+from bot.payloads import Click, Incoming, Parsed, Place, Stop, Submission
+from bot.views.refusal import COULD_NOT_OPEN, refusal
 
 if TYPE_CHECKING:
     from agent.service import AgentService
@@ -63,6 +62,7 @@ class _Desk:
         self._service = service
         self._client = client
         self._errands = errands
+        self._deciding = Deciding(service)
         self._queues: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         self._told: deque[str] = deque(maxlen=_TOLD)
 
@@ -72,8 +72,9 @@ class _Desk:
                 await self._message(request)
             case Click():
                 await self._click(request)
-            case Review():
-                return await self._review(request)
+            case Submission():
+                answer = await self._deciding.submitted(request)
+                return _ack(json.dumps(answer) if answer else "")
             case Stop():
                 await self._stop(request)
         return _ack()
@@ -99,30 +100,14 @@ class _Desk:
                     self._errands.run(self._whisper(said.by.user, said.place, error.message, None))
 
     async def _click(self, click: Click) -> None:
-        if click.approval_id is None:
-            self._refuse(click, BAD_BUTTON)
-        elif click.decision is None:
-            self._errands.run(self._show_arguments(click, click.approval_id))
-        else:
-            try:
-                await self._service.decide_approval(
-                    click.approval_id, click.decision, by=click.by, expected_digest=click.seen
-                )
-            except Refusal as error:
-                log.info("approval.click_refused", approval_id=str(click.approval_id), code=error.code)
-                self._refuse(click, error.message)
-
-    async def _review(self, review: Review) -> BoltResponse:
-        if review.approval_id is None:
-            return _instead(BAD_BUTTON)
+        if click.named and click.decision is None and click.action != payloads.APPROVE_ALL:
+            # Whoever pressed it waits for a modal, and Slack for the ack: the modal may come after it.
+            self._errands.run(self._open(click))
+            return
         try:
-            await self._service.decide_approval(
-                review.approval_id, Decision.APPROVE, by=review.by, expected_digest=review.seen
-            )
+            await self._deciding.decide(click)
         except Refusal as error:
-            log.info("approval.click_refused", approval_id=str(review.approval_id), code=error.code)
-            return _instead(error.message)
-        return _ack()
+            self._errands.run(self._whisper(click.by.user, click.place, error.message, click.response_url))
 
     async def _stop(self, stop: Stop) -> None:
         try:
@@ -130,9 +115,6 @@ class _Desk:
             await self._service.cancel_turn(stop.thread.session_id, by=by)
         except Refusal as error:
             self._errands.run(self._whisper(stop.by.user, stop.place, error.message, None))
-
-    def _refuse(self, click: Click, message: str) -> None:
-        self._errands.run(self._whisper(click.by.user, click.place, message, click.response_url))
 
     async def _whisper(self, user: str, place: Place | None, message: str, response_url: str | None) -> None:
         """Tell one person, in the thread if Slack lets us, else where their click came from."""
@@ -155,16 +137,12 @@ class _Desk:
             blocks = list(shown.blocks)
             await send(text=shown.text, blocks=blocks, response_type="ephemeral", replace_original=False)
 
-    async def _show_arguments(self, click: Click, approval_id: UUID) -> None:
+    async def _open(self, click: Click) -> None:
         try:
-            approval = await self._service.read_approval(approval_id, by=None)
-            await self._client.views_open(trigger_id=click.trigger_id or "", view=review_modal(approval))
+            view = await self._deciding.modal(click)
+            await self._client.views_open(trigger_id=click.trigger_id or "", view=view)
         except Refusal as error:
             await self._whisper(click.by.user, click.place, error.message, click.response_url)
         except FAILURES as error:
-            log.info("slack.modal_failed", approval_id=str(approval_id), error=type(error).__name__)
+            log.info("slack.modal_failed", action=click.action, error=type(error).__name__)
             await self._whisper(click.by.user, click.place, COULD_NOT_OPEN, click.response_url)
-
-
-def _instead(message: str) -> BoltResponse:
-    return _ack(json.dumps({"response_action": "update", "view": refusal_modal(message)}))

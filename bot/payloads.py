@@ -2,7 +2,8 @@
 
 import html
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -13,10 +14,13 @@ Body = dict[str, Any]
 
 DOOR = "slack"
 APPROVE, REJECT, SHOW_ARGUMENTS = "approval_approve", "approval_reject", "approval_arguments"
-SEEN = "approval:"
-"""Before the digest's start, in the id of the block with a card's buttons."""
-REVIEW = "approval_review"
-"""The callback id of the modal that shows a large call in full and approves it."""
+EDIT, REJECT_REASON, APPROVE_ALL = "approval_edit", "approval_reject_reason", "approval_approve_all"
+SEEN, SEEN_ALL = "approval:", "approvals:"
+"""Before the starts of the digests that were shown, in the id of the block with their buttons."""
+REVIEW, EDIT_FORM, REASON_FORM = "approval_review", "approval_edit_form", "approval_reason_form"
+"""The callback ids of the modals: a large call in full, other arguments for a call, and why it is rejected."""
+FIELD, REASON_FIELD = "value", "reason"
+"""The action id of every input, and the block id of the reason's."""
 
 MESSAGE_EVENTS = ("message", "app_mention")
 STOP_EVENT = "agent_session_stopped"
@@ -24,6 +28,8 @@ FAREWELLS = ("app_uninstalled", "tokens_revoked")
 
 _FROM_PEOPLE = {None, "file_share", "thread_broadcast"}
 _DECISIONS = {APPROVE: Decision.APPROVE, REJECT: Decision.REJECT}
+_OPENERS = (SHOW_ARGUMENTS, EDIT, REJECT_REASON)
+_DIGEST = re.compile(r"[0-9a-f]{12,64}")
 _ENTITY = re.compile(r"<([^<>]*)>")
 _NO_TEXT = "(a mention without any text)"
 
@@ -58,26 +64,43 @@ class Incoming:
 
 
 @dataclass(frozen=True, slots=True)
-class Click:
-    """A press of one of our buttons. `decision` is None where someone wants to see the arguments."""
+class Named:
+    """An approval that a button or a modal names, and the start of the digest that was shown with it."""
 
+    approval_id: UUID
+    seen: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """A press of one of our buttons. `decision` is None where it opens a modal."""
+
+    action: str
     decision: Decision | None
-    approval_id: UUID | None
+    named: tuple[Named, ...]
+    """One approval, or for APPROVE_ALL several; none where the button can't be read."""
     by: ChatUser
     place: Place | None
     response_url: str | None
     trigger_id: str | None
-    seen: str | None = None
-    """The digest's start on the card that was clicked."""
+
+    @property
+    def session_id(self) -> UUID | None:
+        """The session of the thread in which it was pressed."""
+        return ThreadKey(self.by.team, self.place.channel, self.place.thread_ts).session_id if self.place else None
 
 
 @dataclass(frozen=True, slots=True)
-class Review:
-    """The modal that shows a large call was submitted: an approval."""
+class Submission:
+    """One of our modals was submitted."""
 
-    approval_id: UUID | None
+    modal: str
+    named: Named | None
     by: ChatUser
-    seen: str | None = None
+    filled: Mapping[str, str | tuple[str, ...] | None] = field(
+        default_factory=dict[str, "str | tuple[str, ...] | None"]
+    )
+    """What was filled in, by the id of its block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +112,7 @@ class Stop:
     by: ChatUser
 
 
-Parsed = Incoming | Click | Review | Stop
+Parsed = Incoming | Click | Submission | Stop
 
 
 def parsed(body: Body) -> Parsed | None:
@@ -101,7 +124,7 @@ def parsed(body: Body) -> Parsed | None:
         return _stop(body, event) if event.get("type") == STOP_EVENT else None
     if body.get("type") == "block_actions":
         return _click(body)
-    return _review(body) if body.get("type") == "view_submission" else None
+    return _submission(body) if body.get("type") == "view_submission" else None
 
 
 def event_type(body: Body) -> str | None:
@@ -183,33 +206,74 @@ def _reference(match: re.Match[str]) -> str:
 def _click(body: Body) -> Click | None:
     action = next(iter(body.get("actions") or []), {})
     name = action.get("action_id")
-    if name not in (*_DECISIONS, SHOW_ARGUMENTS):
+    if name not in (*_DECISIONS, *_OPENERS, APPROVE_ALL):
         return None
     message, container = body.get("message") or {}, body.get("container") or {}
     channel = (body.get("channel") or {}).get("id") or container.get("channel_id")
     ts = message.get("thread_ts") or container.get("thread_ts") or message.get("ts") or container.get("message_ts")
     return Click(
+        action=name,
         decision=_DECISIONS.get(name),
-        approval_id=_uuid(action.get("value")),
+        named=_all_named(action) if name == APPROVE_ALL else _one_named(action),
         by=_person(body, home=message.get("team")),
         place=Place(channel, ts) if channel and ts else None,
         response_url=body.get("response_url"),
         trigger_id=body.get("trigger_id"),
-        seen=_seen(action.get("block_id")),
     )
 
 
-def _review(body: Body) -> Review | None:
+def _one_named(action: Body) -> tuple[Named, ...]:
+    """The approval of a button; the id of its block ends in a number where a card has several of one digest."""
+    approval_id, block_id = _uuid(action.get("value")), str(action.get("block_id") or "")
+    seen = block_id.removeprefix(SEEN).partition(":")[0] if block_id.startswith(SEEN) else ""
+    return (Named(approval_id, _digest(seen)),) if approval_id else ()
+
+
+def _all_named(action: Body) -> tuple[Named, ...]:
+    """The approvals of a button for several: ids in its value, what was shown of each in the id of its block."""
+    ids = [_uuid(word) for word in str(action.get("value") or "").split()]
+    block_id = str(action.get("block_id") or "")
+    seen = [_digest(word) for word in block_id.removeprefix(SEEN_ALL).split(":")]
+    if not block_id.startswith(SEEN_ALL) or len(ids) != len(seen) or None in seen:
+        return ()
+    named = {
+        approval_id: Named(approval_id, shown) for approval_id, shown in zip(ids, seen, strict=True) if approval_id
+    }
+    return tuple(named.values()) if len(named) == len(ids) else ()
+
+
+def _submission(body: Body) -> Submission | None:
     view = body.get("view") or {}
-    if view.get("callback_id") != REVIEW:
+    modal = view.get("callback_id")
+    if modal not in (REVIEW, EDIT_FORM, REASON_FORM):
         return None
     home = view.get("app_installed_team_id") or view.get("team_id")
-    approval_id, _, seen = str(view.get("private_metadata") or "").partition(" ")
-    return Review(_uuid(approval_id), _person(body, home=home), seen or None)
+    words = str(view.get("private_metadata") or "").split()
+    approval_id, seen = _uuid(words[0]) if words else None, _digest(words[1]) if len(words) == 2 else None
+    # Each of our modals was made for one digest; without it nobody knows what was read.
+    named = Named(approval_id, seen) if approval_id and seen else None
+    return Submission(modal, named, _person(body, home=home), _filled(view))
 
 
-def _seen(block_id: Any) -> str | None:
-    return block_id.removeprefix(SEEN) if isinstance(block_id, str) and block_id.startswith(SEEN) else None
+def _filled(view: Body) -> dict[str, str | tuple[str, ...] | None]:
+    """What stands in a modal's inputs; an input that is not ours keeps a name that no form has."""
+    filled: dict[str, str | tuple[str, ...] | None] = {}
+    for block_id, inputs in ((view.get("state") or {}).get("values") or {}).items():
+        for action_id, state in inputs.items():
+            filled[block_id if action_id == FIELD else f"{block_id}/{action_id}"] = _input(state)
+    return filled
+
+
+def _input(state: Body) -> str | tuple[str, ...] | None:
+    if "selected_options" in state:
+        return tuple(str(option.get("value")) for option in state["selected_options"] or ())
+    chosen = (state.get("selected_option") or {}).get("value")
+    found = chosen or state.get("selected_date") or state.get("value")
+    return str(found).replace("\r\n", "\n") if found is not None else None
+
+
+def _digest(text: str) -> str | None:
+    return text if _DIGEST.fullmatch(text) else None
 
 
 def _person(body: Body, *, home: str | None) -> ChatUser:

@@ -13,7 +13,7 @@ from bot.client import TryLater, web_client
 from bot.errands import Errands
 from bot.payloads import DOOR, Place
 from bot.posting import Poster
-from bot.rendering import Renderer, overtaken
+from bot.rendering import Renderer, drawings
 from bot.status import ThreadStatus
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ class Presenter:
         more = True
         while more:
             events = await self._service.read_events(session_id, after=progress.seq)
-            skipped = overtaken(events)
+            drawn = drawings(events)
             for event in events:
-                await self._renderer.render(place, event, draws=event.seq not in skipped)
+                await self._renderer.render(place, event, draws=drawn.get(event.seq, ()))
                 progress.seq = event.seq
             more = await self._service.finish_delivery(session_id, self._owner, delivered_seq=progress.seq)
             if more and not events:

@@ -1,23 +1,20 @@
 """Events into Slack: which message each one posts, updates, or leaves as it is."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
 
-from agent.approvals.types import Approval
-from agent.errors import Refusal
+from agent.approvals.types import ApprovalStatus
 from agent.types import Event, EventKind
+from bot.cards import Cards
 from bot.client import NoSuchPlace, Unfit
 from bot.payloads import Place
 from bot.posting import Poster
 from bot.status import ACTIVE, PROCESSING, SUSPENDED, ThreadStatus
-from bot.views import arguments
 from bot.views.answer import answer, plain_answer
-from bot.views.approval import approval_card
-from bot.views.arguments import Room
-from bot.views.blocks import Rendered
 from bot.views.notice import STOPPED, WAITS, notice
 
 if TYPE_CHECKING:
@@ -39,40 +36,41 @@ _STATUS = {
     EventKind.TURN_FAILED: ACTIVE,
     EventKind.TURN_CANCELLED: ACTIVE,
 }
+_GOES_ON = {ApprovalStatus.APPROVED, ApprovalStatus.REJECTED, ApprovalStatus.EXPIRED}
 
 
-def overtaken(events: Iterable[Event]) -> set[int]:
-    """Return the `seq` of each event whose card is drawn by an earlier or later one of the same batch.
+def drawings(events: Iterable[Event]) -> dict[int, list[UUID]]:
+    """Return which approvals' cards to draw at which `seq` of a batch; at the others nothing is drawn.
 
-    A card is drawn from the row as it stands: where it is opened, so that it keeps its place, else at the last change.
+    A card is drawn from the rows as they stand: where it is opened, so that it keeps its place, else at the last
+    change. Those of one turn are opened together, where the first of them is.
     """
-    drawn_by: dict[str, int] = {}
-    skipped: set[int] = set()
-    opened: set[str] = set()
+    opened: dict[UUID, int] = {}
+    changed: dict[UUID, int] = {}
+    firsts: dict[object, int] = {}
     for event in events:
         approval_id = event.data.get("approval_id")
         if event.kind not in _CARD or approval_id is None:
             continue
-        if approval_id in opened:
-            skipped.add(event.seq)
-            continue
-        if approval_id in drawn_by:
-            skipped.add(drawn_by[approval_id])
         if event.kind is EventKind.APPROVAL_OPENED:
-            opened.add(approval_id)
-        drawn_by[approval_id] = event.seq
-    return skipped
+            opened[UUID(approval_id)] = firsts.setdefault(event.data.get("turn_id"), event.seq)
+        else:
+            changed[UUID(approval_id)] = event.seq
+    drawn: dict[int, list[UUID]] = defaultdict(list)
+    for approval_id, seq in {**changed, **opened}.items():
+        drawn[seq].append(approval_id)
+    return drawn
 
 
 class Renderer:
     """Renders one event of a session; doing it again changes nothing."""
 
     def __init__(self, service: "AgentService", poster: Poster, status: ThreadStatus) -> None:
-        self._service = service
         self._poster = poster
         self._status = status
+        self._cards = Cards(service, poster)
 
-    async def render(self, place: Place, event: Event, *, draws: bool = True) -> None:
+    async def render(self, place: Place, event: Event, *, draws: Sequence[UUID] = ()) -> None:
         """Show what the event tells. Raises TryLater; what can't be shown at all is logged and passed over."""
         try:
             await self._render(place, event, draws=draws)
@@ -84,10 +82,10 @@ class Renderer:
                 kind=event.kind,
                 reason=str(error),
             )
-        if (status := _STATUS.get(event.kind)) is not None:
+        if (status := _status(event)) is not None:
             self._status.show(place, status)
 
-    async def _render(self, place: Place, event: Event, *, draws: bool) -> None:
+    async def _render(self, place: Place, event: Event, *, draws: Sequence[UUID]) -> None:
         session_id, data = event.session_id, event.data
         match event.kind:
             case EventKind.TURN_QUEUED if data.get("waits"):
@@ -98,8 +96,8 @@ class Renderer:
                 await self._poster.post(session_id, place, f"failed:{data['turn_id']}", notice(data["error"]))
             case EventKind.TURN_CANCELLED:
                 await self._poster.post(session_id, place, f"cancelled:{data['turn_id']}", notice(STOPPED))
-            case kind if kind in _CARD and draws and data.get("approval_id"):
-                await self._card(session_id, place, UUID(str(data["approval_id"])))
+            case _ if draws:
+                await self._cards.show(session_id, place, draws)
             case _:
                 pass
 
@@ -113,30 +111,9 @@ class Renderer:
                 for j, piece in enumerate(plain_answer(message)):
                     await self._poster.post(session_id, place, f"{key}:plain:{j}", piece)
 
-    async def _card(self, session_id: UUID, place: Place, approval_id: UUID) -> None:
-        try:
-            approval = await self._service.read_approval(approval_id, by=None)
-        except Refusal as error:
-            log.info("approval.not_shown", approval_id=str(approval_id), code=error.code)
-            return
-        room = arguments.room(approval)
-        try:
-            await self._draw(session_id, place, approval, approval_card(approval, room=room))
-        except Unfit as error:
-            log.warning("approval.card_refused", approval_id=str(approval_id), reason=str(error))
-            smaller = Room.MODAL if room is Room.CARD else Room.FILE
-            await self._draw(session_id, place, approval, approval_card(approval, room=smaller))
-        if room is Room.FILE and not approval.is_settled:
-            await self._file(session_id, place, approval)
 
-    async def _draw(self, session_id: UUID, place: Place, approval: Approval, card: Rendered) -> None:
-        keep = not approval.is_settled
-        await self._poster.show(session_id, place, f"approval:{approval.approval_id}", card, keep=keep)
-
-    async def _file(self, session_id: UUID, place: Place, approval: Approval) -> None:
-        key, text = f"arguments:{approval.approval_id}", arguments.as_text(approval)
-        name = f"{approval.tool_name}-arguments.txt"
-        try:
-            await self._poster.upload(session_id, place, key, filename=name, text=text)
-        except Unfit as error:
-            log.warning("approval.file_refused", approval_id=str(approval.approval_id), reason=str(error))
+def _status(event: Event) -> str | None:
+    """The thread's status from this event on; a decision sets its turn to work again, until it waits for the next."""
+    if event.kind is EventKind.APPROVAL_CHANGED:
+        return PROCESSING if event.data.get("status") in _GOES_ON else None
+    return _STATUS.get(event.kind)

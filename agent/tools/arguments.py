@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -10,7 +11,16 @@ import jsonschema_rs
 from agent.tools.base import ToolSpec, cleaned
 
 SENTENCE_LIMIT = 400
+_MOST_PROBLEMS = 100
 _OLD_DRAFTS = ("draft-04", "draft-06", "draft-07")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one argument, and where it stands."""
+
+    path: tuple[str | int, ...]
+    sentence: str
 
 
 class UnusableSchema(Exception):
@@ -31,6 +41,20 @@ def validate(spec: ToolSpec, args: Mapping[str, Any]) -> str | None:
     except (UnusableSchema, TypeError, ValueError, RecursionError) as error:
         return _short(f"The arguments of `{spec.name}` can't be checked: {error}")
     return None
+
+
+def problems(spec: ToolSpec, args: Mapping[str, Any]) -> list[Problem]:
+    """Return all for which `validate` refuses these arguments, as far as each has a place."""
+    try:
+        errors = list(_validator(json.dumps(spec.input_schema)).iter_errors(dict(args)))
+    except (UnusableSchema, TypeError, ValueError, RecursionError):
+        return []
+    return [Problem(_place(error), _short(f"{error.message}.")) for error in errors[:_MOST_PROBLEMS]]
+
+
+def _place(error: jsonschema_rs.ValidationError) -> tuple[str | int, ...]:
+    missing = getattr(error.kind, "property", None)
+    return (*error.instance_path, missing) if isinstance(missing, str) else tuple(error.instance_path)
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:

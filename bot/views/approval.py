@@ -2,32 +2,34 @@
 
 from datetime import UTC, datetime
 
+from agent.approvals.policy import valid_approvals
 from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus, Vote
 from agent.types import Person
 from bot import mrkdwn
-from bot.payloads import APPROVE, REJECT, REVIEW, SEEN, SHOW_ARGUMENTS
+from bot.payloads import APPROVE, EDIT, REJECT, REJECT_REASON, REVIEW, SEEN, SHOW_ARGUMENTS
 from bot.views import arguments
 from bot.views.arguments import Room
 from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, plain, rich, run, words
+from bot.views.changes import changes
 
 _DIGEST_SHOWN = 12
 _RESULT_SHOWN = 1_200
 _RESULT_LINES = 12
-_HEADS = {
+HEADS = {
     ApprovalStatus.PENDING: "Approval needed",
     ApprovalStatus.APPROVED: "Approved",
     ApprovalStatus.REJECTED: "Rejected",
     ApprovalStatus.EXPIRED: "Expired: nobody decided in time, and it did not run",
     ApprovalStatus.CANCELLED: "Cancelled: it did not run",
 }
-_EXECUTIONS = {
+EXECUTIONS = {
     ExecutionStatus.RUNNING: "Running …",
     ExecutionStatus.SUCCEEDED: "Done.",
     ExecutionStatus.FAILED: "It ran and failed.",
     ExecutionStatus.UNKNOWN: "Nobody can tell whether it ran: look at the system itself before you repeat it.",
 }
 
-_NOTES: dict[Room, list[Block]] = {
+NOTES: dict[Room, list[Block]] = {
     Room.CARD: [],
     Room.MODAL: [footnote("Too long for a card: read it all with *Show all arguments*, and approve it there.")],
     Room.FILE: [
@@ -41,6 +43,7 @@ def approval_card(approval: Approval, *, room: Room | None = None) -> Rendered:
     room = room or arguments.room(approval)
     blocks = [_head(approval), *_asked(approval)]
     blocks += arguments.card_blocks(approval) if room is Room.CARD else arguments.preview_blocks(approval)
+    blocks += changes(approval)
     blocks += _outcome(approval) if approval.is_settled else _open(approval, room)
     return Rendered(_summary(approval), tuple(blocks))
 
@@ -60,6 +63,11 @@ def seen_block(approval: Approval) -> str:
     return SEEN + digest_shown(approval.args_digest)
 
 
+def tool_shown(approval: Approval) -> str:
+    """Return a tool's name for our own mrkdwn, to stand between backticks."""
+    return mrkdwn.escape(approval.tool_name).replace("`", "'")
+
+
 def moment(when: datetime) -> str:
     """Return a time that each reader sees in their own zone."""
     stamp, utc = int(when.timestamp()), when.astimezone(UTC)
@@ -67,11 +75,7 @@ def moment(when: datetime) -> str:
 
 
 def _head(approval: Approval) -> Block:
-    return ours(f"*{_HEADS[approval.status]}:* `{_tool(approval)}`\nAsked for by {person(approval.requested_by)}")
-
-
-def _tool(approval: Approval) -> str:
-    return mrkdwn.escape(approval.tool_name).replace("`", "'")
+    return ours(f"*{HEADS[approval.status]}:* `{tool_shown(approval)}`\nAsked for by {person(approval.requested_by)}")
 
 
 def _asked(approval: Approval) -> list[Block]:
@@ -85,35 +89,45 @@ def _short(text: str, limit: int = 500) -> str:
 
 
 def _open(approval: Approval, room: Room) -> list[Block]:
-    value = str(approval.approval_id)
-    approve = button("Approve", APPROVE, value, "primary")
-    show = button("Show all arguments", SHOW_ARGUMENTS, value)
-    reject = button("Reject", REJECT, value, "danger")
-    offered = {Room.CARD: [approve, reject], Room.MODAL: [show, reject], Room.FILE: [reject]}[room]
     return [
-        *_NOTES[room],
-        {"type": "actions", "block_id": seen_block(approval), "elements": offered},
+        *NOTES[room],
+        {"type": "actions", "block_id": seen_block(approval), "elements": offered(approval, room)},
         *_votes(approval),
-        _terms(approval),
+        terms(approval),
     ]
 
 
-def _terms(approval: Approval) -> Block:
-    terms = [f"Digest `{digest_shown(approval.args_digest)}`", f"expires {moment(approval.expires_at)}"]
+def offered(approval: Approval, room: Room) -> list[Block]:
+    """Return the buttons of a pending call: all of them where its arguments can be read here."""
+    value = str(approval.approval_id)
+    approve = button("Approve", APPROVE, value, "primary")
+    show = button("Show all arguments", SHOW_ARGUMENTS, value)
+    edit = button("Edit", EDIT, value)
+    reject = button("Reject", REJECT, value, "danger")
+    why = button("Reject with reason…", REJECT_REASON, value)
+    first = {Room.CARD: [approve, edit], Room.MODAL: [show, edit], Room.FILE: []}[room]
+    return [*first, reject, why]
+
+
+def terms(approval: Approval) -> Block:
+    """Return what holds for deciding a pending call."""
+    said = [f"Digest `{digest_shown(approval.args_digest)}`", f"expires {moment(approval.expires_at)}"]
     if approval.quorum > 1:
-        given = sum(v.decision is Decision.APPROVE for v in approval.votes)
-        terms.append(f"{given} of {approval.quorum} approvals")
+        said.append(f"{len(valid_approvals(approval))} of {approval.quorum} approvals")
     if approval.four_eyes:
-        terms.append("not by whoever asked")
-    return footnote(" · ".join(terms))
+        said.append("not by whoever asked")
+    return footnote(" · ".join(said))
 
 
 def _votes(approval: Approval) -> list[Block]:
-    return [footnote(_vote(vote)) for vote in approval.votes[-10:]]
+    return [footnote(vote_shown(approval, vote)) for vote in approval.votes[-10:]]
 
 
-def _vote(vote: Vote) -> str:
+def vote_shown(approval: Approval, vote: Vote) -> str:
+    """Return who voted how; an approval of other arguments than those of now is said to count no more."""
     said = "approved" if vote.decision is Decision.APPROVE else "rejected"
+    if vote.args_digest != approval.args_digest and vote.decision is Decision.APPROVE:
+        said = "approved the arguments before they were changed, which counts no more,"
     reason = f": {mrkdwn.escape(mrkdwn.cut(vote.reason, 200))}" if vote.reason else ""
     return f"{person(vote.by)} {said} {moment(vote.at)}{reason}"
 
@@ -122,34 +136,36 @@ def _outcome(approval: Approval) -> list[Block]:
     blocks: list[Block] = []
     if approval.decided_by is not None:
         when = f" {moment(approval.decided_at)}" if approval.decided_at else ""
-        blocks.append(ours(f"{_HEADS[approval.status]} by {person(approval.decided_by)}{when}"))
+        blocks.append(ours(f"{HEADS[approval.status]} by {person(approval.decided_by)}{when}"))
     if approval.reason:
         blocks.append(rich(line(run("Reason: ", bold=True), run(_short(approval.reason)))))
-    if approval.execution in _EXECUTIONS:
-        blocks.append(ours(_EXECUTIONS[approval.execution]))
+    if approval.execution in EXECUTIONS:
+        blocks.append(ours(EXECUTIONS[approval.execution]))
     if approval.result and approval.execution not in (ExecutionStatus.NONE, ExecutionStatus.RUNNING):
-        blocks.append(rich(box(_first_lines(approval.result))))
+        blocks.append(rich(box(first_lines(approval.result))))
     others = _votes(approval) if approval.quorum > 1 else []
     return [*blocks, *others, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
 
 
-def _first_lines(result: str) -> str:
-    lines = mrkdwn.visible(result).splitlines()
-    shown = "\n".join(lines[:_RESULT_LINES]) + ("\n…" if len(lines) > _RESULT_LINES else "")
-    return mrkdwn.cut(shown, _RESULT_SHOWN) or " "
+def first_lines(result: str, *, lines: int = _RESULT_LINES, limit: int = _RESULT_SHOWN) -> str:
+    """Return the start of a tool's result."""
+    found = mrkdwn.visible(result).splitlines()
+    shown = "\n".join(found[:lines]) + ("\n…" if len(found) > lines else "")
+    return mrkdwn.cut(shown, limit) or " "
 
 
 def _summary(approval: Approval) -> str:
     who = approval.decided_by if approval.is_settled and approval.decided_by else approval.requested_by
     joint = "by" if who is approval.decided_by else "asked for by"
     name = mrkdwn.escape(who.display_name or who.username)
-    return f"{_HEADS[approval.status]}: {mrkdwn.escape(approval.tool_name)}, {joint} {name}"
+    return f"{HEADS[approval.status]}: {mrkdwn.escape(approval.tool_name)}, {joint} {name}"
 
 
 def review_modal(approval: Approval) -> Block:
     """Return the modal that shows every argument; while the call is pending, its submit approves."""
     head = [words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"), *_asked(approval)]
-    blocks = [*head, *arguments.modal_blocks(approval), footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
+    read = [*arguments.modal_blocks(approval), *changes(approval)]
+    blocks = [*head, *read, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
     view: Block = {
         "type": "modal",
         "callback_id": REVIEW,

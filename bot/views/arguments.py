@@ -43,11 +43,11 @@ def card_blocks(approval: Approval) -> list[Block]:
     return [rich(*parts)]
 
 
-def preview_blocks(approval: Approval) -> list[Block]:
+def preview_blocks(approval: Approval, limit: int = _PREVIEW) -> list[Block]:
     """The start of what doesn't fit on a card, and how long the whole is."""
     whole = as_text(approval)
     note = f"The start of {len(whole)} characters of arguments:"
-    return [rich(line(run(note)), box(mrkdwn.cut(whole, _PREVIEW)))]
+    return [rich(line(run(note)), box(mrkdwn.cut(whole, limit)))]
 
 
 def modal_blocks(approval: Approval) -> list[Block]:

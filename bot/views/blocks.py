@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot import mrkdwn
+from bot.split import width
 
 Block = dict[str, Any]
 
@@ -64,3 +65,12 @@ def box(text: str) -> Block:
 def button(text: str, action_id: str, value: str, style: str | None = None) -> Block:
     styled = {"style": style} if style else {}
     return {"type": "button", "text": plain(text), "action_id": action_id, "value": value, **styled}
+
+
+def letters(part: Any) -> int:
+    """Return the characters that Slack counts of these blocks together."""
+    if isinstance(part, list | tuple):
+        return sum(letters(one) for one in part)
+    if not isinstance(part, dict):
+        return 0
+    return sum(width(v) if k == "text" and isinstance(v, str) else letters(v) for k, v in part.items())

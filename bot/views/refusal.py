@@ -4,7 +4,12 @@ from bot import mrkdwn
 from bot.views.blocks import Block, Rendered, plain, words
 
 BAD_BUTTON = "This button names no approval: ask the agent again, and use the new card."
-COULD_NOT_OPEN = "Slack did not open the arguments in time: press the button again."
+BAD_FORM = "This form does not belong to the call as it stands: close it, and open it again from the card."
+COULD_NOT_OPEN = "Slack did not open this in time: press the button again."
+TOO_LARGE = "These arguments are too long to be edited in Slack: edit them in the web console or over REST."
+TOOL_CHANGED = "The tool was changed since this call was asked for: reject it, and ask the agent again."
+CHANGED = "The arguments were changed since you saw them; look at them again."
+NO_REASON = "Say why, or press Reject on the card."
 
 
 def refusal(message: str) -> Rendered:
@@ -14,4 +19,4 @@ def refusal(message: str) -> Rendered:
 
 def refusal_modal(message: str) -> Block:
     """Return the reason as the modal that replaces the one that was submitted."""
-    return {"type": "modal", "title": plain("Not approved"), "close": plain("Close"), "blocks": [words(message)]}
+    return {"type": "modal", "title": plain("Not done"), "close": plain("Close"), "blocks": [words(message)]}

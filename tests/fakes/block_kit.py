@@ -1,5 +1,6 @@
 """Block Kit's rules as Slack applies them: what it refuses, and the words it refuses it with."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ from tests.fakes.block_reading import letters
 
 Block = dict[str, Any]
 
+_DAY, _DECIMAL = re.compile(r"\d{4}-\d{2}-\d{2}"), re.compile(r"-?\d+(\.\d+)?")
 MESSAGE_BLOCKS, VIEW_BLOCKS = 50, 100
 PLAIN, ANY_TEXT = ("plain_text",), ("plain_text", "mrkdwn")
 TEXT_KEYS = {"type", "text", "emoji", "verbatim"}
@@ -153,8 +155,22 @@ class _Check:
             self.options(element, at)
         elif kind == "plain_text_input":
             self.length(element, "initial_value", at, 3000)
+            if element.get("initial_value") == "":
+                self.refuse(f"{at}/initial_value", "must be more than 0 characters")
             if not 0 <= int(element.get("min_length", 0)) <= int(element.get("max_length", 3000)) <= 3000:
                 self.refuse(at, "min_length and max_length must lie between 0 and 3000")
+
+        elif kind == "number_input":
+            self.number(element, at)
+        elif kind == "datepicker" and not _DAY.fullmatch(element.get("initial_date", "2026-01-01")):
+            self.refuse(f"{at}/initial_date", "must be a date such as 1990-04-28")
+
+    def number(self, element: Block, at: str) -> None:
+        if not isinstance(element.get("is_decimal_allowed"), bool):
+            self.refuse(at, "missing required field: is_decimal_allowed")
+        for key in ("initial_value", "min_value", "max_value"):
+            if not isinstance(element.get(key, "0"), str) or not _DECIMAL.fullmatch(element.get(key, "0")):
+                self.refuse(f"{at}/{key}", "must be a number as a string")
 
     def button(self, button: Block, at: str) -> None:
         self.text(button.get("text"), f"{at}/text", 75, PLAIN)
@@ -240,6 +256,7 @@ class _Check:
         self.elements(block.get("elements"), f"{at}/elements", 5, {"feedback_buttons", "icon_button"})
 
     def input(self, block: Block, at: str) -> None:
+        self.keys(block, at, {"type", "block_id", "label", "element", "hint", "optional", "dispatch_action"})
         self.text(block.get("label"), f"{at}/label", 2000, PLAIN)
         self.text(block.get("hint"), f"{at}/hint", 2000, PLAIN, required=False)
         self.element(block.get("element"), f"{at}/element", IN_INPUT)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from agent.approvals import store
 from agent.approvals.types import (
     AlreadySettled,
     Approval,
@@ -15,15 +16,20 @@ from agent.approvals.types import (
     ChangedMeanwhile,
     Decision,
     ExecutionStatus,
+    InvalidArguments,
     NotAnApprover,
     Vote,
 )
 from agent.deliveries import Delivery, Post
 from agent.errors import NotFound, Refusal
+from agent.service import ToolView
+from agent.tools.arguments import validate
+from agent.tools.base import Source, ToolSpec
 from agent.types import Address, ChatUser, Event, EventKind, Person, Principal, Role, ThreadKey
 
 _PROMPT_RETRIES = 10
 """So many retries come at once; a later one would come after the presenter's own sweep."""
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {"service": {"type": "string"}}, "required": ["service"]}
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
 
@@ -94,6 +100,7 @@ class FakeService:
         self.refusals: dict[str, Refusal] = {}
         self.submitted: list[Submission] = []
         self.decisions: list[tuple[UUID, Decision, ChatUser]] = []
+        self.schema, self.schema_hash = SCHEMA, "f" * 64
         self.cancelled: list[UUID] = []
         self.sessions: dict[UUID, FakeSession] = {}
         self.approvals: dict[UUID, Approval] = {}
@@ -167,8 +174,21 @@ class FakeService:
             raise NotFound("There is no such approval.")
         return self.approvals[approval_id]
 
+    async def read_tool(self, tool_id: UUID, *, by: Principal) -> ToolView:
+        """Every tool is `restart`, and takes what `schema` says."""
+        self._reach()
+        spec = ToolSpec(tool_id, "restart", "restart", "Restarts.", Source.DEMO, None, self.schema, self.schema_hash)
+        return ToolView(spec, "available", auto_execute=False, approval_required=True)
+
     async def decide_approval(
-        self, approval_id: UUID, decision: Decision, *, by: ChatUser, expected_digest: str | None = None
+        self,
+        approval_id: UUID,
+        decision: Decision,
+        *,
+        by: ChatUser,
+        reason: str | None = None,
+        args: dict[str, Any] | None = None,
+        expected_digest: str | None = None,
     ) -> Approval:
         found = await self.read_approval(approval_id, by=None)
         if by.external or by.user not in self.approvers:
@@ -177,11 +197,19 @@ class FakeService:
             raise AlreadySettled(f"Already {found.status}.", found)
         if expected_digest and not found.args_digest.rpartition(":")[2].startswith(expected_digest):
             raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
+        changes: dict[str, Any] = {}
+        if args is not None:
+            if wrong := validate((await self.read_tool(found.tool_id, by=await self.principal_of_chat(by))).spec, args):
+                raise InvalidArguments(wrong)
+            changes = {"args": args, "args_digest": store.digest(store.canonical(args))}
         who = Person(uuid4(), by.user[2:].lower(), None, by.user)
         self.decisions.append((approval_id, decision, by))
-        status = ApprovalStatus.APPROVED if decision is Decision.APPROVE else ApprovalStatus.REJECTED
-        vote = Vote(who, decision, None, found.args_digest, NOW)
-        return self.change(approval_id, status=status, decided_by=who, decided_at=NOW, votes=(vote,))
+        vote = Vote(who, decision, reason, changes.get("args_digest", found.args_digest), NOW)
+        votes = (*found.votes, vote)
+        if decision is Decision.REJECT or len(votes) >= found.quorum:
+            status = ApprovalStatus.APPROVED if decision is Decision.APPROVE else ApprovalStatus.REJECTED
+            changes |= {"status": status, "decided_by": who, "decided_at": NOW, "reason": reason}
+        return self.change(approval_id, votes=votes, **changes)
 
     # ---- events and deliveries ------------------------------------------------------------------------------------
 

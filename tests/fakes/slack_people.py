@@ -167,13 +167,18 @@ class People(WebApi):
     def _sent_view(self, view: Json, values: Json) -> Json:
         return {**{k: deepcopy(v) for k, v in view.items() if k != "user"}, "state": {"values": values}}
 
-    async def submit(self, user: str, view: Json | str, values: Json | None = None) -> Ack | None:
-        """Fill in a modal (by action_id or block_id) and send it; what the app answers happens to the modal."""
+    async def submit(
+        self, user: str, view: Json | str, values: Json | None = None, *, forged: Json | None = None
+    ) -> Ack | None:
+        """Fill in a modal (by action_id or block_id) and send it; what the app answers happens to the modal.
+
+        `forged` overrides what Slack would send of the view, as somebody could who holds the signing secret.
+        """
         shown = self.views[view] if isinstance(view, str) else view
         assert shown["id"] in self.stacks.get(user, []), f"{user} doesn't have that modal open"
         filled = _state(shown, dict(values or {}))
         body = self._payload("view_submission", user, shown["id"])
-        body |= {"view": self._sent_view(shown, filled), "response_urls": []}
+        body |= {"view": {**self._sent_view(shown, filled), **(forged or {})}, "response_urls": []}
         ack = await self.start_delivery("interactive", body)
         if ack is not None:
             self._after_submit(user, shown, ack.payload if isinstance(ack.payload, dict) else {})
@@ -259,6 +264,9 @@ def _action(block: Json, element: Json) -> Json:
     return {**{k: element[k] for k in kept if k in element}, "block_id": block["block_id"]}
 
 
+_INITIAL = ("initial_value", "initial_option", "initial_options", "initial_date")
+
+
 def _state(view: Json, values: Json) -> Json:
     """Slack's `state.values`; a required field left empty is a form that a person can't send."""
     state: Json = {}
@@ -268,7 +276,8 @@ def _state(view: Json, values: Json) -> Json:
         element = block["element"]
         given = values.pop(element["action_id"], values.pop(block["block_id"], None))
         if given is None:
-            given = element.get("initial_value", element.get("initial_option", element.get("initial_options")))
+            given = next((element[key] for key in _INITIAL if element.get(key) is not None), None)
+        given = None if given == "" else given
         assert given is not None or block.get("optional"), f"{block['label']['text']} must be filled in"
         state[block["block_id"]] = {element["action_id"]: _filled(element["type"], given)}
     assert not values, f"the form has no field called {', '.join(values)}"

@@ -1,0 +1,149 @@
+"""Clicks and modals on approvals, taken to the service one by one: the door finds and reads, the service decides."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import structlog
+
+from agent.approvals.types import AlreadySettled, Approval, ChangedMeanwhile, Decision, InvalidArguments
+from agent.errors import Conflict, Invalid, NotFound, Refusal
+from agent.tools.arguments import problems
+from agent.tools.base import ToolSpec
+from agent.types import ChatUser
+from bot import forms, payloads
+from bot.forms import Form
+from bot.inputs import NotThisForm
+from bot.payloads import Click, Named, Submission
+from bot.views.approval import review_modal
+from bot.views.blocks import Block
+from bot.views.forms import edit_modal, reason_modal
+from bot.views.refusal import BAD_BUTTON, BAD_FORM, CHANGED, NO_REASON, TOO_LARGE, TOOL_CHANGED, refusal_modal
+
+if TYPE_CHECKING:
+    from agent.service import AgentService
+
+log = structlog.get_logger()
+
+Answer = dict[str, Any]
+"""What a submitted modal is answered with; none closes it."""
+
+
+class Deciding:
+    """What people do to approvals in Slack. Whatever is refused comes back as a Refusal, for who clicked."""
+
+    def __init__(self, service: "AgentService") -> None:
+        self._service = service
+
+    async def decide(self, click: Click) -> None:
+        """Cast the votes of one click, each on its own and for exactly what the card showed."""
+        if not click.named:
+            raise Invalid(BAD_BUTTON)
+        if click.decision is not None:
+            await self._decide(click, click.named[0], click.decision)
+            return
+        refusals = await asyncio.gather(*(self._refused(click, named) for named in click.named))
+        if said := [refusal for refusal in refusals if refusal is not None]:
+            raise Conflict("\n".join(["Not approved:", *said]))
+
+    async def _refused(self, click: Click, named: Named) -> str | None:
+        try:
+            await self._decide(click, named, Decision.APPROVE)
+        except Refusal as error:
+            return f"• {named.seen}: {error.message}"
+        return None
+
+    async def _decide(self, click: Click, named: Named, decision: Decision) -> None:
+        try:
+            await self._found(click, named.approval_id)
+            await self._service.decide_approval(named.approval_id, decision, by=click.by, expected_digest=named.seen)
+        except Refusal as error:
+            log.info("approval.click_refused", approval_id=str(named.approval_id), code=error.code)
+            raise
+
+    async def modal(self, click: Click) -> Block:
+        """Return the modal that a button opens."""
+        approval = await self._found(click, click.named[0].approval_id)
+        if click.action == payloads.SHOW_ARGUMENTS:
+            return review_modal(approval)
+        if approval.is_settled:
+            raise AlreadySettled(f"This is already {approval.status}.", approval)
+        if click.action == payloads.REJECT_REASON:
+            return reason_modal(approval)
+        form, _ = await self._form(approval, click.by)
+        view = edit_modal(approval, form)
+        if view is None:
+            raise Invalid(TOO_LARGE)
+        return view
+
+    async def submitted(self, sent: Submission) -> Answer | None:
+        """Take a submitted modal to the service, and return what to answer Slack."""
+        try:
+            if sent.named is None:
+                raise Invalid(BAD_FORM)
+            if sent.modal == payloads.EDIT_FORM:
+                return await self._edited(sent, sent.named)
+            if sent.modal == payloads.REASON_FORM:
+                return await self._rejected(sent, sent.named)
+            await self._vote(sent, sent.named, Decision.APPROVE)
+        except Refusal as error:
+            log.info("approval.modal_refused", modal=sent.modal, code=error.code)
+            return {"response_action": "update", "view": refusal_modal(error.message)}
+        return None
+
+    async def _rejected(self, sent: Submission, named: Named) -> Answer | None:
+        reason = str(sent.filled.get(payloads.REASON_FIELD) or "").strip()
+        if not reason:
+            return _errors({payloads.REASON_FIELD: NO_REASON})
+        await self._vote(sent, named, Decision.REJECT, reason=reason)
+        return None
+
+    async def _edited(self, sent: Submission, named: Named) -> Answer | None:
+        approval = await self._service.read_approval(named.approval_id, by=None)
+        if approval.args_digest != named.seen:
+            raise ChangedMeanwhile(CHANGED)
+        form, spec = await self._form(approval, sent.by)
+        try:
+            args = forms.read(form, sent.filled)
+        except forms.BadFields as error:
+            return _errors(error.errors)
+        except NotThisForm as error:
+            raise Invalid(BAD_FORM) from error
+        try:
+            await self._vote(sent, named, Decision.APPROVE, args=args)
+        except InvalidArguments as error:
+            return _errors(_located(form, spec, args) or {form.fields[0].field_id: error.message})
+        return None
+
+    async def _vote(self, sent: Submission, named: Named, decision: Decision, **more: Any) -> None:
+        await self._service.decide_approval(named.approval_id, decision, by=sent.by, expected_digest=named.seen, **more)
+
+    async def _found(self, click: Click, approval_id: UUID) -> Approval:
+        """Return the approval, if it belongs to the thread of the click: a button speaks for no other."""
+        approval = await self._service.read_approval(approval_id, by=None)
+        if approval.session_id != click.session_id:
+            raise NotFound("There is no such approval in this thread.")
+        return approval
+
+    async def _form(self, approval: Approval, by: ChatUser) -> tuple[Form, ToolSpec]:
+        """Return the form for a call's arguments as they stand, and its tool; the same for the same digest."""
+        who = await self._service.principal_of_chat(by)
+        spec = (await self._service.read_tool(approval.tool_id, by=who)).spec
+        if spec.schema_hash != approval.schema_hash:
+            raise Conflict(TOOL_CHANGED)
+        form = forms.form(spec.input_schema, approval.args)
+        if form is None:
+            raise Invalid(TOO_LARGE)
+        return form, spec
+
+
+def _located(form: Form, spec: ToolSpec, args: dict[str, Any]) -> dict[str, str]:
+    """Return what is wrong with the arguments, each at the field where it can be put right."""
+    errors: dict[str, str] = {}
+    for problem in problems(spec, args):
+        errors.setdefault(form.field_at(problem.path).field_id, problem.sentence)
+    return errors
+
+
+def _errors(by_field: dict[str, str]) -> Answer:
+    return {"response_action": "errors", "errors": by_field}
