@@ -87,7 +87,10 @@ def test_no_arguments_are_said_to_be_none():
 def test_what_is_too_large_even_for_a_modal_is_only_to_be_rejected_here():
     asked = approval(args={"blob": "é" * 200_000})
     assert arguments.room(asked) is Room.FILE
-    assert {e["action_id"] for _, e in pressables(approval_card(asked).blocks)} == {"approval_reject"}
+    assert {e["action_id"] for _, e in pressables(approval_card(asked).blocks)} == {
+        "approval_reject",
+        "approval_reject_reason",
+    }
 
 
 def test_text_of_others_on_a_settled_card_stays_text():
