@@ -121,14 +121,20 @@ class Decisions(Part):
         reason: str | None = None,
         args: dict[str, Any] | None = None,
         expected_digest: str | None = None,
+        within: UUID | None = None,
     ) -> Approval:
-        """Cast a vote, and settle the approval where it settles it; its call runs at once, whatever its siblings do."""
+        """Cast a vote, and settle the approval where it settles it; its call runs at once, whatever its siblings do.
+
+        `within` is the session that the decision was made in: an approval of another one is not found there.
+        """
         if reason is not None and len(reason) > REASON_LIMIT:
             raise ReasonTooLong(f"The reason has {len(reason)} characters; {REASON_LIMIT} is the most.")
         voter, groups = await self._prepare(approval_id, by)
         async with self._database.transaction() as tx:
             await store.lock_session(tx, approval_id)
             approval = await store.read(tx, approval_id)
+            if within is not None and approval.session_id != within:
+                raise ApprovalNotFound
             person = await self._acting(tx, voter)
             standing = policy.has_standing(person, approval, approvers=self._house.approvers, groups=groups)
             # Who may not decide, or comes too late, hears that before anything is said about edited arguments.

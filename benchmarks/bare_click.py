@@ -48,7 +48,7 @@ async def main() -> None:
         async def asked(n: int) -> dict[str, Any]:
             ids = [str(uuid4()) for _ in range(n)]
             await pool.executemany("INSERT INTO bench_approvals VALUES ($1, 'pending')", [(id_,) for id_ in ids])
-            return {"ids": ids}
+            return {"ids": ids, "threads": ["1700000000.000100"] * n}
 
         async def port() -> dict[str, Any]:
             return {"port": listener.getsockname()[1]}

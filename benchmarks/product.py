@@ -9,13 +9,14 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import uvicorn
 from pydantic import SecretStr
 
+from agent import sessions
 from agent.approvals.types import Decision
-from agent.types import TurnStatus
+from agent.types import ThreadKey, TurnStatus
 from agent.users import api_key_principal
 from api.asgi import build_asgi
 from api.identity import KeyRing
@@ -105,10 +106,18 @@ class Product:
         return {}
 
     async def asked(self, n: int) -> dict[str, Any]:
-        """Approvals without a model, as a REST client asks for them; return their ids."""
+        """Approvals without a model, each in a Slack thread of its own; return their ids and the threads."""
         tool_id = self._tools.restart.spec.tool_id
-        made = [await self._service.ask_approval(tool_id, {"service": "web"}, by=ADMIN) for _ in range(n)]
-        return {"ids": [str(approval.approval_id) for approval in made]}
+        threads = [ThreadKey("T0OPS", "C0OPS", f"1700000000.{uuid4().int % 10**12}") for _ in range(n)]
+        ids: list[str] = []
+        for thread in threads:
+            async with self._core.database.transaction() as tx:
+                await sessions.open_thread(tx, thread, user_id=ADMIN.user_id, title="restart", address=None)
+            asked = await self._service.ask_approval(
+                tool_id, {"service": "web"}, by=ADMIN, session_id=thread.session_id
+            )
+            ids.append(str(asked.approval_id))
+        return {"ids": ids, "threads": [thread.root for thread in threads]}
 
     async def mail(self, threads: int, each: int) -> dict[str, Any]:
         """Fill the inboxes of so many threads."""

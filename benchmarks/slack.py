@@ -104,11 +104,11 @@ class Clicker:
         self._url = f"http://127.0.0.1:{port}/slack/events"
 
     async def clicks(self, n: int, *, asks: Subject | None = None) -> list[float]:
-        ids = (await (asks or self.subject).do("asked", n=n))["ids"]
+        asked = await (asks or self.subject).do("asked", n=n)
         await asyncio.sleep(0.5)
         taken: list[float] = []
-        for approval_id in ids:
-            body = self._body(approval_id)
+        for approval_id, thread_ts in zip(asked["ids"], asked["threads"], strict=True):
+            body = self._body(approval_id, thread_ts)
             begun = time.perf_counter()
             async with self._http.post(self._url, data=body, headers=self._signed(body)) as answer:
                 await answer.read()
@@ -117,7 +117,7 @@ class Clicker:
             await asyncio.sleep(_GAP_S)
         return taken
 
-    def _body(self, approval_id: str) -> bytes:
+    def _body(self, approval_id: str, thread_ts: str) -> bytes:
         action = {"type": "button", "action_id": "approval_approve", "block_id": "b1", "value": approval_id}
         payload = {
             "type": "block_actions",
@@ -126,7 +126,13 @@ class Clicker:
             "api_app_id": "A0OPSAGENT",
             "channel": {"id": "C0OPS", "name": "ops"},
             "container": {"type": "message", "message_ts": "1700000000.000100", "channel_id": "C0OPS"},
-            "message": {"ts": "1700000000.000100", "text": "a card", "team": TEAM, "type": "message"},
+            "message": {
+                "ts": "1700000000.000100",
+                "thread_ts": thread_ts,
+                "text": "a card",
+                "team": TEAM,
+                "type": "message",
+            },
             "actions": [action],
             "state": {"values": {}},
             "is_enterprise_install": False,

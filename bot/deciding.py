@@ -37,7 +37,7 @@ class Deciding:
 
     async def decide(self, click: Click) -> None:
         """Cast the votes of one click, each on its own and for exactly what the card showed."""
-        if not click.named:
+        if not click.named or click.session_id is None:
             raise Invalid(BAD_BUTTON)
         if click.decision is not None:
             await self._decide(click, click.named[0], click.decision)
@@ -55,8 +55,9 @@ class Deciding:
 
     async def _decide(self, click: Click, named: Named, decision: Decision) -> None:
         try:
-            await self._found(click, named.approval_id)
-            await self._service.decide_approval(named.approval_id, decision, by=click.by, expected_digest=named.seen)
+            await self._service.decide_approval(
+                named.approval_id, decision, by=click.by, expected_digest=named.seen, within=click.session_id
+            )
         except Refusal as error:
             log.info("approval.click_refused", approval_id=str(named.approval_id), code=error.code)
             raise
@@ -122,7 +123,7 @@ class Deciding:
         """Return the approval, if it belongs to the thread of the click: a button speaks for no other."""
         approval = await self._service.read_approval(approval_id, by=None)
         if approval.session_id != click.session_id:
-            raise NotFound("There is no such approval in this thread.")
+            raise NotFound("There is no such approval.")
         return approval
 
     async def _form(self, approval: Approval, by: ChatUser) -> tuple[Form, ToolSpec]:

@@ -189,8 +189,11 @@ class FakeService:
         reason: str | None = None,
         args: dict[str, Any] | None = None,
         expected_digest: str | None = None,
+        within: UUID | None = None,
     ) -> Approval:
         found = await self.read_approval(approval_id, by=None)
+        if within not in (None, found.session_id):
+            raise NotFound("There is no such approval.")
         if by.external or by.user not in self.approvers:
             raise NotAnApprover("Only an approver may decide this.")
         if found.is_settled:

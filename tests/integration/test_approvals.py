@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from agent.approvals.policy import Rule, When
+from agent.approvals.store import ApprovalNotFound
 from agent.approvals.types import (
     AlreadySettled,
     Approval,
@@ -378,6 +379,16 @@ async def test_edited_arguments_void_the_votes_on_what_they_were(still: Still) -
     _, turn = await still.finished(approval)
     assert still.ran == ["canary"]
     assert "approver changed the arguments" in (turn.reply or "")
+
+
+async def test_a_decision_made_in_another_session_finds_no_approval(still: Still) -> None:
+    approval = await still.ask()
+    elsewhere = await still.floor.session()
+    for decision in Decision:
+        with pytest.raises(ApprovalNotFound):
+            await still.floor.decide(approval, decision, by=BOB, within=elsewhere)
+    settled = await still.floor.decide(approval, by=BOB, within=approval.session_id)
+    assert settled.status is ApprovalStatus.APPROVED
 
 
 async def test_edited_arguments_must_fit_the_tool_and_its_policy(still: Still) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.approvals.types import ApprovalStatus, Decision, ExecutionStatus, Vote
 from agent.types import Person
-from bot.payloads import _all_named
+from bot.payloads import parsed
 from bot.views.approval import approval_card
 from bot.views.calls import MOST_ROWS, calls_card, fit_together
 from tests.fakes.block_kit import check_blocks
@@ -110,10 +110,15 @@ def test_whatever_becomes_of_its_calls_a_card_fits_and_approves_only_what_it_sho
             assert call.args.get("filler", "") in read
 
 
+def named(value, block_id):
+    action = {"action_id": "approval_approve_all", "value": value, "block_id": block_id}
+    return parsed({"type": "block_actions", "user": {"id": "U0BOB"}, "actions": [action]}).named
+
+
 def test_the_button_for_all_is_read_only_whole():
     ids = [str(UUID(int=n)) for n in (1, 2)]
-    named = _all_named({"value": " ".join(ids), "block_id": "approvals:0123456789ab:abababababab"})
-    assert [(str(n.approval_id), n.seen) for n in named] == [(ids[0], "0123456789ab"), (ids[1], "abababababab")]
+    both = named(" ".join(ids), "approvals:0123456789ab:abababababab")
+    assert [(str(n.approval_id), n.seen) for n in both] == [(ids[0], "0123456789ab"), (ids[1], "abababababab")]
     for value, block in (
         (" ".join(ids), "approvals:0123456789ab"),
         (" ".join(ids), "approval:0123456789ab:abababababab"),
@@ -124,7 +129,7 @@ def test_the_button_for_all_is_read_only_whole():
         ("", "approvals:"),
         (None, None),
     ):
-        assert _all_named({"value": value, "block_id": block}) == ()
+        assert named(value, block) == ()
 
 
 def test_what_an_approver_changed_is_shown_old_beside_new_before_and_after_the_decision():

@@ -12,7 +12,7 @@ from agent.tools.base import Source, ToolSpec
 from bot import forms
 from bot.forms import BadFields
 from bot.inputs import Kind, NotThisForm
-from bot.payloads import _filled
+from bot.payloads import parsed
 from bot.views.forms import edit_modal
 from tests.fakes.block_kit import check_view
 from tests.fakes.service import approval
@@ -31,11 +31,17 @@ def opened(schema, args):
     return form, view
 
 
+def submitted(view, values):
+    """What the door reads of the modal, filled in by a person."""
+    shown = {**view, "state": {"values": _state(view, values)}}
+    return parsed({"type": "view_submission", "user": {"id": "U0BOB"}, "view": shown}).filled
+
+
 def sent(form, view, **typed):
     """What comes of the form where a person typed something into some fields, named by their paths."""
     ids = {".".join(field.path): field.field_id for field in form.fields}
     values = {ids[name.replace("__", ".")]: value for name, value in typed.items()}
-    return forms.read(form, _filled({"state": {"values": _state(view, values)}}))
+    return forms.read(form, submitted(view, values))
 
 
 def kinds(schema, args):
@@ -110,7 +116,7 @@ def test_a_form_left_alone_gives_the_arguments_back(made):
         return
     view = edit_modal(approval(args=args), form)
     assert check_view(view) == []
-    back = forms.read(form, _filled({"state": {"values": _state(view, {})}}))
+    back = forms.read(form, submitted(view, {}))
     assert json.dumps(back, sort_keys=True) == json.dumps(args, sort_keys=True)
 
 

@@ -306,6 +306,9 @@ async def test_the_threads_status_follows_the_turn(stage):
     await stage.slack.until(lambda: stage.slack.agent_sessions)
     stage.tell(EventKind.TURN_WAITING, approval_ids=[])
     await stage.slack.until(lambda: stage.slack.agent_sessions[OPS, stage.root]["status"] == "suspended")
+    stage.tell(EventKind.APPROVAL_CHANGED, status="pending")
+    stage.tell(EventKind.APPROVAL_CHANGED, status="rejected")
+    await stage.slack.until(lambda: stage.slack.agent_sessions[OPS, stage.root]["status"] == "processing")
     stage.tell(EventKind.TURN_COMPLETED, reply="done")
     await stage.slack.until(lambda: stage.slack.agent_sessions[OPS, stage.root]["status"] == "active")
 
