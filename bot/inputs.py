@@ -21,6 +21,8 @@ TEXT_LIMIT = 3_000
 LEFT_OUT, LEAVE_OUT = "out", "(leave out)"
 """The choice of an optional argument that is not to be given, as it is sent and as it reads."""
 _EXACT_INTEGER = 2**53 - 1
+_ENTITY = re.compile(r"&(?:amp|lt|gt);")
+"""What Slack's own markup would show as one character, and might send back as it."""
 _INTEGER = re.compile(r"-?[0-9]{1,40}")
 _NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:.]+([Zz]|[+-][0-9]{2}:[0-9]{2})")
@@ -95,6 +97,8 @@ def fits(field: Field) -> bool:
 
 def gives_back(field: Field) -> bool:
     """Whether the input, left alone, is read as the value it was made for."""
+    if isinstance(field.shown, str) and _ENTITY.search(field.shown):
+        return False
     try:
         return fits(field) and same(value_of(field, field.shown), field.value)
     except Unreadable:
@@ -241,6 +245,8 @@ def _json_text(value: Any) -> str:
     """Return JSON in which nothing hides, on several lines where there is room for them."""
     for indent in (2, None):
         text = "".join(_escaped(char) for char in json.dumps(value, ensure_ascii=False, indent=indent))
+        if _ENTITY.search(text):
+            text = text.replace("&", "\\u0026")
         if width(text) <= TEXT_LIMIT:
             break
     return text

@@ -216,14 +216,15 @@ def test_an_object_whose_arguments_are_all_left_out_is_left_out():
 
 @pytest.mark.parametrize(
     "value",
-    ["pay\u202eload", "a\u200bb", " padded ", "tab\there", "line\r\nend", "\u3164", "x" * 2900 + "\u200b"],
-    ids=["rtl", "zero-width", "padded", "tab", "crlf", "filler", "long"],
+    ["pay\u202eload", "a\u200bb", " padded ", "tab\there", "line\r\nend", "\u3164", "x" * 2900 + "\u200b", "a &amp; b"],
+    ids=["rtl", "zero-width", "padded", "tab", "crlf", "filler", "long", "entity"],
 )
 def test_text_that_an_input_would_hide_is_edited_as_json_that_shows_it(value):
     form, view = opened(object_of(a=STRING), {"a": value})
     element = view["blocks"][-1]["element"]
     assert form.fields[0].kind is Kind.JSON
     assert not set(element["initial_value"]) & set("\u202e\u200b\t\r\u3164")
+    assert "&" not in element["initial_value"]
     assert sent(form, view) == {"a": value}
 
 
