@@ -120,6 +120,7 @@ async def test_one_of_twenty_concurrent_decisions_settles_and_the_others_hear_by
         for round_ in range(3):
             asked = await one.say(session_id, RESTART)
             (approval,) = asked.pending_approvals
+            before = len(tools.effects)
             answers = await asyncio.gather(
                 *(
                     (one, other)[i % 2].decide(
@@ -136,7 +137,6 @@ async def test_one_of_twenty_concurrent_decisions_settles_and_the_others_hear_by
             assert winner is not None
             assert {refused.approval.decided_by for refused in late} == {winner}
             assert all(winner.username in refused.message for refused in late)
-            before = len(tools.effects)
             await one.done(asked.turn.turn_id)
             approved = settled[0].status is ApprovalStatus.APPROVED
             assert len(tools.effects) - before == approved
