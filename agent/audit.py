@@ -28,6 +28,8 @@ class Kind(StrEnum):
     SERVER_CHANGED = "server.changed"
     SERVER_REMOVED = "server.removed"
     SERVER_TESTED = "server.tested"
+    SERVER_AUTHORIZATION_STARTED = "server.authorization_started"
+    SERVER_AUTHORIZED = "server.authorized"
     TOOL_ACCEPTED = "tool.accepted"
     TOOL_QUARANTINED = "tool.quarantined"
     TOOL_CHANGED = "tool.changed"

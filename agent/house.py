@@ -37,6 +37,7 @@ class House:
     throttle: Throttle
     sealer: Sealer
     keeping: Keeping = field(default_factory=Keeping)
+    public_url: str = "http://127.0.0.1:8000"
     approvers: tuple[str, ...] = ()
     groups: GroupDirectory | None = None
     profiles: ProfileDirectory | None = None

@@ -12,8 +12,10 @@ from agent.audit import Kind
 from agent.errors import Conflict
 from agent.house import Part
 from agent.sealing import CannotOpen
-from agent.tools import mcp_rows
+from agent.tools import mcp_oauth_rows, mcp_rows
 from agent.tools.mcp_checks import Wanted, check
+from agent.tools.mcp_oauth import OAuthSettings
+from agent.tools.mcp_oauth_keeper import access_of
 from agent.tools.mcp_rows import Registered, ServerNotFound, sql
 from agent.tools.mcp_trial import Trial, try_once
 from agent.types import Principal, Role
@@ -47,7 +49,7 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """What of a server changes; None leaves it. A secret that is None is removed."""
+    """What of a server changes; None leaves it. A secret that is None is removed, and `oauth` where it changes."""
 
     command: str | None = None
     args: tuple[str, ...] | None = None
@@ -57,6 +59,8 @@ class Patch:
     sandbox: Mapping[str, Any] | None = None
     tools: Mapping[str, Any] | None = None
     enabled: bool | None = None
+    changes_oauth: bool = False
+    oauth: OAuthSettings | None = None
 
 
 class NameTaken(Conflict):
@@ -92,6 +96,8 @@ class Servers(Part):
             made = await tx.fetchval(sql.insert, server_id, *self._columns(server_id, wanted), admin.user_id)
             if made is None:
                 raise NameTaken(taken)
+            if wanted.oauth is not None:
+                await mcp_oauth_rows.save(tx, self._house.sealer, server_id, wanted.oauth)
             view = await self._server_view(tx, server_id)
             await self._note_server(tx, Kind.SERVER_ADDED, admin, view.server)
         return view
@@ -118,7 +124,8 @@ class Servers(Part):
         async with self._database.transaction() as tx:
             admin = await self._admin(tx, by)
             row = await self._own_row(tx, server_id)
-            before, after = self._wanted(row), self._patched(row, patch)
+            login = await tx.fetchrow(mcp_oauth_rows.sql.read, server_id)
+            before, after = self._wanted(row, login), self._patched(row, patch, login)
             moved = after.address != before.address
             line = confirm_command if patch.command is not None or patch.args is not None else before.address
             check(after, line)
@@ -127,6 +134,8 @@ class Servers(Part):
                 await tx.execute(pins.sql.accept_anew, after.name, admin.user_id)
             columns = self._columns(server_id, after)
             await tx.execute(sql.save, server_id, *columns[2:])
+            if patch.changes_oauth or (login is not None and after.url != before.url):
+                await mcp_oauth_rows.save(tx, self._house.sealer, server_id, after.oauth)
             view = await self._server_view(tx, server_id)
             await self._note_server(tx, Kind.SERVER_CHANGED, admin, view.server, moved=moved)
         await pins.cancel_stranded(self._database)
@@ -168,7 +177,10 @@ class Servers(Part):
             admin = await self._admin(tx, by)
             row = await self._own_row(tx, server_id)
             try:
-                config = mcp_rows.config_of(row, self._house.sealer)
+                login = await tx.fetchrow(mcp_oauth_rows.sql.read, server_id)
+                house = self._house
+                oauth = access_of(self._database, house.sealer, house.keeping.egress, row, login)
+                config = mcp_rows.config_of(row, house.sealer, oauth)
             except CannotOpen as error:
                 raise SecretsUnreadable(f"Its stored secrets can't be used: {error}. Set them again.") from error
             await self._note_server(tx, Kind.SERVER_TESTED, admin, mcp_rows.registered(row))
@@ -211,10 +223,11 @@ class Servers(Part):
                 raise FromFile("This server stands in the file that MCP_CONFIG names: change it there.") from None
             raise
 
-    def _wanted(self, row: Any) -> Wanted:
+    def _wanted(self, row: Any, login: Any = None) -> Wanted:
         sealer = self._house.sealer
         try:
             env, headers = mcp_rows.opened(sealer, row, "env"), mcp_rows.opened(sealer, row, "headers")
+            oauth = mcp_oauth_rows.settings_of(login, sealer) if login else None
         except CannotOpen as error:
             raise SecretsUnreadable(f"Its stored secrets can't be used: {error}. Register it anew.") from error
         return Wanted(
@@ -228,10 +241,11 @@ class Servers(Part):
             sandbox=row["sandbox"],
             tools=row["tools"],
             enabled=row["enabled"],
+            oauth=oauth,
         )
 
-    def _patched(self, row: Any, patch: Patch) -> Wanted:
-        found = self._wanted(row)
+    def _patched(self, row: Any, patch: Patch, login: Any = None) -> Wanted:
+        found = self._wanted(row, login)
         return replace(
             found,
             command=found.command if patch.command is None else patch.command,
@@ -242,6 +256,7 @@ class Servers(Part):
             sandbox=found.sandbox if patch.sandbox is None else patch.sandbox,
             tools=found.tools if patch.tools is None else patch.tools,
             enabled=found.enabled if patch.enabled is None else patch.enabled,
+            oauth=patch.oauth if patch.changes_oauth else found.oauth,
         )
 
     def _columns(self, server_id: UUID, wanted: Wanted) -> tuple[Any, ...]:
@@ -266,7 +281,8 @@ class Servers(Part):
         for report in await tx.fetch(sql.health, FRESH_S):
             reports.setdefault(report["server_id"], []).append(report)
         changed = await pins.changed_by_server(tx)
-        rows = [mcp_rows.registered(row) for row in await mcp_rows.read_all(tx)]
+        logins = await mcp_oauth_rows.by_server(tx)
+        rows = [mcp_rows.registered(row, logins.get(row["server_id"])) for row in await mcp_rows.read_all(tx)]
         known = {server.server_id for server in rows}
         rows += [_of_file(found[0]) for key, found in reports.items() if key not in known and found[0]["is_file"]]
         return [
@@ -281,6 +297,7 @@ class Servers(Part):
         raise ServerNotFound
 
     async def _note_server(self, tx: Tx, kind: Kind, admin: Principal, server: Registered, **more: Any) -> None:
+        oauth = server.oauth
         data = {
             "name": server.name,
             "transport": server.transport,
@@ -290,6 +307,7 @@ class Servers(Part):
             "env_names": list(server.env_names),
             "header_names": list(server.header_names),
             "enabled": server.enabled,
+            **({"oauth": {"grant": oauth.grant, "client_id": oauth.client_id, "scope": oauth.scope}} if oauth else {}),
             **more,
         }
         await audit.record(tx, kind, actor=admin.user_id, subject=server.server_id, data=data)
@@ -303,6 +321,8 @@ def _no_secret_goes_along(before: Wanted, after: Wanted, patch: Patch) -> None:
     """Whoever moves a server must know its secrets: they were stored for the address that it had."""
     kept = [name for name in before.env if name in after.env and name not in patch.env]
     kept += [name for name in before.headers if name in after.headers and name not in patch.headers]
+    if before.oauth and before.oauth.client_secret and not patch.changes_oauth:
+        kept.append("oauth")
     if kept:
         raise SecretsNeeded(
             f"The address changes, so stored secrets are not taken along: send {', '.join(sorted(kept))} again, "

@@ -266,7 +266,8 @@ class ToolCalls:
         if approval_id is not None:
             await tx.execute(store.sql.handle, approval_id)
         await self._tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, tool.spec.name, approval_id)
-        await self._note(tx, run, call, Kind.EXECUTION_STARTED, tool.spec.name, approval_id, digest=digest)
+        used = _identity(tool)
+        await self._note(tx, run, call, Kind.EXECUTION_STARTED, tool.spec.name, approval_id, digest=digest, **used)
         return _Claimed(tool, args, approval)
 
     async def _take_up(
@@ -329,6 +330,7 @@ class ToolCalls:
             approval_id,
             status=result.outcome.value,
             result_digest=store.digest(result.text),
+            **_identity(tool),
         )
         return _message(call, result.text, failed=result.outcome is not Outcome.SUCCEEDED)
 
@@ -400,6 +402,13 @@ class ToolCalls:
     ) -> None:
         shown = str(approval_id) if approval_id else None
         await self._tell(tx, run, kind, tool_call_id=call["id"], tool_name=name, approval_id=shown, **data)
+
+
+def _identity(tool: Tool | None) -> dict[str, Any]:
+    """Whose rights the call uses beside its requester's word: a server's service account, never another person's."""
+    if tool is None or tool.spec.server is None:
+        return {}
+    return {"server": tool.spec.server, "credentials": tool.spec.credentials}
 
 
 def _message(call: ToolCall, text: str, *, failed: bool) -> ToolMessage:

@@ -18,7 +18,19 @@ from api.identity import Identity, KeyRing
 from api.problems import ProblemDocument, handle_problems
 from api.quotas import Quotas
 from api.requests import Faults, HeadLimit, RequestLog
-from api.routes import approvals, audit, execute, health, live, mcp_servers, sessions, tokens, tools, users
+from api.routes import (
+    approvals,
+    audit,
+    execute,
+    health,
+    live,
+    mcp_servers,
+    server_logins,
+    sessions,
+    tokens,
+    tools,
+    users,
+)
 from api.routes.health import ReadinessCheck
 
 SlackHandler = Callable[[Request], Awaitable[Response]]
@@ -53,6 +65,7 @@ _ROUTERS = (
     approvals.aliases,
     approvals.router,
     tools.router,
+    server_logins.router,
     mcp_servers.router,
     audit.router,
     health.router,

@@ -11,6 +11,7 @@ from agent.service import ToolView
 from agent.toolbox import ToolPatch
 from agent.tools.base import Source
 from agent.tools.mcp_checks import Wanted
+from agent.tools.mcp_oauth import Grant, OAuthSettings
 from agent.tools.mcp_trial import Trial
 from api.door import Storable
 from api.schemas import A_NUMBER, Body, FlagsOut, Out, Time
@@ -128,8 +129,32 @@ class SandboxIO(Body):
     )
 
 
+class OAuthIn(Body):
+    """How opsagent logs in at the server, as its own service account whoever asks for a call."""
+
+    grant: Literal["client_credentials", "authorization_code"] = Field(
+        description="client_credentials: by itself. authorization_code: after an admin has allowed it in a browser, "
+        "see `POST /api/mcp-servers/{server_id}/oauth/start`."
+    )
+    client_id: Annotated[Text, Field(min_length=1, max_length=1_000)] | None = Field(
+        None, description="Unset, with authorization_code only: opsagent registers itself."
+    )
+    client_secret: Annotated[Text, Field(min_length=1, max_length=8_000)] | None = Field(
+        None, description="Stored sealed, never shown again."
+    )
+    scope: Annotated[Text, Field(min_length=1, max_length=1_000)] | None = Field(
+        None, description="What is asked for, whatever the server would like; unset: what the server asks for."
+    )
+    issuer: Annotated[Text, Field(min_length=1, max_length=1_000)] | None = Field(
+        None, description="The authorization server that the client belongs to; unset: the first that is found counts."
+    )
+
+    def settings(self) -> OAuthSettings:
+        return OAuthSettings(Grant(self.grant), self.client_id, self.client_secret, self.scope, self.issuer)
+
+
 class ServerIn(Body):
-    """A server to register: stdio has `command`, `args`, `env` and `sandbox`, the others `url` and `headers`."""
+    """A server to register: stdio has `command`, `args`, `env`, `sandbox`, the others `url`, `headers`, `oauth`."""
 
     name: Annotated[Text, Field(max_length=64)]
     transport: Literal["stdio", "streamable_http", "sse"]
@@ -144,6 +169,7 @@ class ServerIn(Body):
     sandbox: SandboxIO | None = None
     tools: dict[str, MarksIO] = Field(default_factory=dict[str, MarksIO], max_length=1_000)
     enabled: bool = Field(True, strict=True)
+    oauth: OAuthIn | None = None
 
     def wanted(self) -> Wanted:
         return Wanted(
@@ -157,11 +183,15 @@ class ServerIn(Body):
             sandbox=self.sandbox.model_dump() if self.sandbox else {},
             tools={name: marks.model_dump() for name, marks in self.tools.items()},
             enabled=self.enabled,
+            oauth=self.oauth.settings() if self.oauth else None,
         )
 
 
 class ServerPatchIn(Body):
-    """What is left out stays as it is. In `env` and `headers` null removes one; the others stay."""
+    """What is left out stays as it is. In `env` and `headers` null removes one; the others stay.
+
+    `oauth` is replaced as a whole, with its secret: what was authorized before is over. null removes it.
+    """
 
     command: Word | None = None
     args: list[Word] | None = Field(None, max_length=200)
@@ -172,6 +202,7 @@ class ServerPatchIn(Body):
     sandbox: SandboxIO | None = None
     tools: dict[str, MarksIO] | None = Field(None, max_length=1_000)
     enabled: bool | None = Field(None, strict=True)
+    oauth: OAuthIn | None = None
 
     def patch(self) -> Patch:
         return Patch(
@@ -183,6 +214,8 @@ class ServerPatchIn(Body):
             sandbox=self.sandbox.model_dump() if self.sandbox else None,
             tools=None if self.tools is None else {name: marks.model_dump() for name, marks in self.tools.items()},
             enabled=self.enabled,
+            changes_oauth="oauth" in self.model_fields_set,
+            oauth=self.oauth.settings() if self.oauth else None,
         )
 
 
@@ -207,6 +240,26 @@ class HealthOut(Out):
     last_seen_at: Time | None
 
 
+class OAuthOut(Out):
+    """A login; of its secrets only whether there are any."""
+
+    grant: Literal["client_credentials", "authorization_code"]
+    client_id: str | None
+    has_client_secret: bool
+    scope: str | None
+    issuer: str | None = Field(description="As it was given, or as it was found.")
+    authorized: bool = Field(description="Whether there is a token, or a way to a new one without a person.")
+    authorized_by: UUID | None
+    authorized_at: Time | None
+
+
+class AuthorizationOut(Out):
+    """Where an admin allows opsagent to use the server, in a browser."""
+
+    authorization_url: str
+    expires_at: Time
+
+
 class ServerOut(BaseModel):
     """An MCP server; of its secrets only the names."""
 
@@ -225,6 +278,7 @@ class ServerOut(BaseModel):
     created_by: UUID | None
     created_at: Time | None
     updated_at: Time | None
+    oauth: OAuthOut | None
     health: HealthOut
     quarantined: list[UUID] = Field(description="Its tools that changed and wait to be accepted.")
 
@@ -247,6 +301,7 @@ class ServerOut(BaseModel):
             created_by=server.created_by,
             created_at=server.created_at,
             updated_at=server.updated_at,
+            oauth=OAuthOut.of(server.oauth) if server.oauth else None,
             health=HealthOut.of(view.health),
             quarantined=list(view.quarantined),
         )

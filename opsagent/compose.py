@@ -84,6 +84,7 @@ async def open_core(
     mcp: McpManager | None = None,
     file_servers: Sequence[McpServerConfig] = (),
     redact: tuple[str, ...] = (),
+    public_url: str = "http://127.0.0.1:8000",
 ) -> AsyncGenerator[Core]:
     """Connect and build everything but the doors; nothing runs yet. Raises DatabaseUnreachable.
 
@@ -99,7 +100,9 @@ async def open_core(
         keys = signing_keys or (secrets.token_hex(32),)
         hub, endings, sealer = Hub(database), Endings(database), Sealer(keys)
         registry = Registry([*sources, *([mcp] if mcp else [])], redact)
-        publisher = Publisher(database, registry, Followed(database, sealer, mcp, file_servers) if mcp else None)
+        keeping = keeping or Keeping()
+        followed = Followed(database, sealer, mcp, file_servers, keeping.egress) if mcp else None
+        publisher = Publisher(database, registry, followed)
         hub.on_tools_change = publisher.heard
         calls = ToolCalls(database, registry, approvers=approvers, groups=groups, limits=limits)
         nodes = Nodes(database, model, registry, calls, hub, limits)
@@ -123,7 +126,8 @@ async def open_core(
             limits=limits,
             signer=Signer(keys),
             sealer=sealer,
-            keeping=keeping or Keeping(),
+            keeping=keeping,
+            public_url=public_url,
             identities=identities,
             throttle=Throttle(database),
             approvers=approvers,

@@ -52,6 +52,10 @@ _RIGHT: dict[str, tuple[str, str]] = {
     "OPEN_REGISTRATION": ("must be true or false", "false"),
     "HOST": ("must be a host name or an IP address alone", "127.0.0.1"),
     "PORT": (f"{_WHOLE} from 1 to 65535", "8000"),
+    "PUBLIC_URL": (
+        "must be the http(s) address under which browsers reach opsagent, without query or user",
+        "https://opsagent.example.com",
+    ),
     "OPSAGENT_OUTSIDERS_MAY_CHAT": ("must be true or false", "false"),
     "OPSAGENT_HOME": ("must be a folder, or a path where one can be made", "/var/lib/opsagent"),
     "OPSAGENT_ALLOW_HOSTS": (
@@ -104,6 +108,7 @@ class Settings(BaseSettings):
     open_registration: bool = False
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
+    public_url: str | None = None
     opsagent_home: Path = Field(default_factory=_default_home)
 
     allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(default=(), validation_alias="OPSAGENT_ALLOW_HOSTS")
@@ -125,6 +130,14 @@ class Settings(BaseSettings):
     def home(self) -> Path:
         """Where generated keys and the embedded database live."""
         return self.opsagent_home
+
+    @property
+    def base_url(self) -> str:
+        """The address under which browsers reach opsagent; on this machine, unless PUBLIC_URL says otherwise."""
+        if self.public_url:
+            return self.public_url
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - read, not listened on
+        return f"http://[{host}]:{self.port}" if ":" in host and "[" not in host else f"http://{host}:{self.port}"
 
     @property
     def secret_keys(self) -> tuple[SecretStr, ...]:
@@ -198,6 +211,16 @@ class Settings(BaseSettings):
     def _right_kind(cls, token: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         start = "xoxb-" if info.field_name == "slack_bot_token" else "xapp-"
         return _must(token, token is None or _plain(token).startswith(start))
+
+    @field_validator("public_url")
+    @classmethod
+    def _base(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is no number
+        is_plain = "@" not in parts.netloc and not parts.query and not parts.fragment and url.isprintable()
+        return _must(url.rstrip("/"), _is_web(url) and is_plain and " " not in url)
 
     @field_validator("slack_api_url")
     @classmethod

@@ -48,6 +48,9 @@ _QUIET = (
     "websockets",
 )
 
+_SILENT = ("mcp.client.auth",)
+"""Logs what authorization servers answer, which may repeat a secret; our own line tells of each failure."""
+
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
     """Return a function that hides the given secrets, and whatever looks like one, in a text."""
@@ -148,6 +151,8 @@ def _take_over(handler: logging.Handler, level: str) -> None:
     quiet = logging.INFO if level == "DEBUG" else max(logging.WARNING, logging.getLevelNamesMapping()[level])
     for name in _QUIET:
         logging.getLogger(name).setLevel(quiet)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     sys.excepthook = _crashed
     threading.excepthook = lambda args: _crashed(args.exc_type, args.exc_value, args.exc_traceback)

@@ -142,6 +142,7 @@ async def open_product(
             file_servers=found.file_servers if found else [],
             keeping=keeping(settings),
             redact=(settings.redact,) if settings.redact else (),
+            public_url=settings.base_url,
             approvers=settings.approvers,
             limits=limits(settings),
             groups=slack.groups if slack else None,

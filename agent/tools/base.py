@@ -56,6 +56,8 @@ class ToolSpec:
     """Part of what is pinned; answers are never checked against it."""
     redact: tuple[str, ...] = ()
     """Regular expressions of what must not be read in its results."""
+    credentials: str | None = None
+    """What kind of its server's own credentials a call uses; told in the audit log."""
 
     @property
     def repeatable(self) -> bool:

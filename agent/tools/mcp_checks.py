@@ -10,11 +10,14 @@ from urllib.parse import urlsplit
 from agent.egress import check_url
 from agent.errors import Conflict, Invalid
 from agent.tools.mcp_config import NAME, marks, sandboxing
+from agent.tools.mcp_oauth import Grant, OAuthSettings
 
 TRANSPORTS = ("stdio", "streamable_http", "sse")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _LOADERS = re.compile(r"(LD_|DYLD_|PYTHON|NODE_OPTIONS|NODE_PATH|PERL5|RUBY|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|GIT_SSH)")
+_VISIBLE = re.compile(r"[\x20-\x7e]+")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
 _SHELLS = frozenset({"PATH", "BASH_ENV", "ENV", "IFS", "SHELL", "HOME", "TMPDIR"})
 _OURS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"})
 
@@ -47,6 +50,7 @@ class Wanted:
     sandbox: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tools: Mapping[str, Any] = field(default_factory=dict[str, Any])
     enabled: bool = True
+    oauth: OAuthSettings | None = None
 
     @property
     def address(self) -> str:
@@ -75,8 +79,8 @@ def check(wanted: Wanted, confirm_command: str | None) -> None:
 
 
 def _check_program(wanted: Wanted, confirm_command: str | None) -> None:
-    if wanted.url is not None or wanted.headers:
-        raise BadServer("A stdio server has a command, and neither `url` nor `headers`.")
+    if wanted.url is not None or wanted.headers or wanted.oauth is not None:
+        raise BadServer("A stdio server has a command, and neither `url` nor `headers` nor `oauth`.")
     if wanted.command is None or not wanted.command.strip():
         raise BadServer("A stdio server needs the `command` to run.")
     for word in (wanted.command, *wanted.args):
@@ -109,3 +113,21 @@ def _check_address(wanted: Wanted) -> None:
             raise BadServer(f"`{name[:80]!a}` is no header that you can set here.")
         if not value.isascii() or not value.isprintable():
             raise BadServer(f"The value of the header `{name}` takes plain ASCII on one line.")
+    if wanted.oauth is not None:
+        _check_oauth(wanted.oauth, wanted.headers)
+
+
+def _check_oauth(oauth: OAuthSettings, headers: Mapping[str, str]) -> None:
+    if any(name.lower() == "authorization" for name in headers):
+        raise BadServer("With `oauth` the Authorization header is opsagent's own: leave it out of `headers`.")
+    if oauth.grant is Grant.CLIENT_CREDENTIALS and not (oauth.client_id and oauth.client_secret):
+        raise BadServer("`oauth` with the grant client_credentials needs `client_id` and `client_secret`.")
+    if oauth.client_secret is not None and oauth.client_id is None:
+        raise BadServer("`client_secret` belongs to a `client_id`: send both.")
+    for name, value in (("client_id", oauth.client_id), ("client_secret", oauth.client_secret)):
+        if value is not None and not _VISIBLE.fullmatch(value):
+            raise BadServer(f"`{name}` of `oauth` takes plain ASCII on one line.")
+    if oauth.scope is not None and not _SCOPE.fullmatch(oauth.scope):
+        raise BadServer("`scope` of `oauth` is a list of words, one space between them.")
+    if oauth.issuer is not None:
+        check_url(oauth.issuer)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from agent.egress import EgressPolicy
 from agent.sandbox.policy import Mode
+from agent.tools.mcp_oauth import OAuthAccess
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
 _SECRET_NAME = re.compile(r"(?i)token|key|secret|pass|cred|auth|dsn")
@@ -52,6 +53,14 @@ class McpServerConfig:
     is_sse: bool = False
     sandbox: Sandboxing | None = None
     guarded: bool = False
+    oauth: OAuthAccess | None = None
+
+    @property
+    def credentials(self) -> str | None:
+        """Whose rights a call uses: always those that the server was registered with, never the caller's own."""
+        if self.oauth is not None:
+            return f"oauth:{self.oauth.grant}"
+        return "headers" if self.headers else "env" if self.env else None
 
     @property
     def transport(self) -> str:
@@ -64,7 +73,7 @@ class McpServerConfig:
             part = secret.removeprefix("Bearer ")
             if len(part) >= 8:
                 text = text.replace(part, "***")
-        return text
+        return self.oauth.tokens.masked(text) if self.oauth else text
 
     def masked(self, text: str) -> str:
         """Return `text` without the values of this entry's environment and headers, which may be secrets."""
@@ -72,7 +81,7 @@ class McpServerConfig:
             for part in {secret, secret.removeprefix("Bearer ")}:
                 if len(part) >= 4:
                     text = text.replace(part, "***")
-        return text
+        return self.oauth.tokens.masked(text) if self.oauth else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from agent.egress import EgressPolicy, EgressRefused
 from agent.egress_http import GuardedTransport2
+from agent.tools.mcp_oauth import NotLoggedIn, Tokens
 
 MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes of one message from a server; a bigger one is thrown away and its call told so."""
@@ -92,6 +93,7 @@ class _Client(httpx2.AsyncClient):
     """
 
     failed: Callable[[str], None] | None = None
+    login: "Bearer | None" = None
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         response = await self._sent(request, **options)
@@ -104,7 +106,11 @@ class _Client(httpx2.AsyncClient):
         attempt = ATTEMPT.get() or Attempt()
         attempt.sent, attempt.status, attempt.error = True, None, None
         try:
-            response = await super().send(request, **options)
+            response = await self._answered(request, attempt, **options)
+        except NotLoggedIn as error:
+            # Nothing was sent, or it was answered 401: either way the server did not act on it.
+            attempt.sent, attempt.error = False, error.message
+            return httpx2.Response(503, request=request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol) as error:
             said = error.message if isinstance(error, EgressRefused) else f"no connection: {type(error).__name__}"
             attempt.sent, attempt.error = False, said
@@ -125,21 +131,62 @@ class _Client(httpx2.AsyncClient):
             response.stream = _BoundedEvents(response.stream, self.failed) if is_events else _Bounded(response.stream)
         return response
 
+    async def _answered(self, request: httpx2.Request, attempt: Attempt, **options: Any) -> httpx2.Response:
+        if self.login is None or not self.login.is_for(request):
+            return await super().send(request, **options)
+        attempt.sent = False
+        token = await self.login.sign(request)
+        attempt.sent = True
+        response = await super().send(request, **options)
+        if response.status_code != 401:
+            return response
+        await response.aclose()
+        attempt.sent = False
+        await self.login.sign(request, rejected=token, challenge=response.headers.get("www-authenticate"))
+        attempt.sent = True
+        return await super().send(request, **options)
 
-def _client(headers: Mapping[str, str], policy: EgressPolicy | None) -> _Client:
-    return _Client(
+
+class Bearer:
+    """Puts the server's token on requests to the server's own origin, and on no others.
+
+    Not the SDK's provider as the client's `auth`: it holds a lock until each answer begins, so that one slow call would
+    hold up all others, and it shares its tokens with nobody.
+    """
+
+    def __init__(self, url: str, tokens: Tokens) -> None:
+        self._url = httpx2.URL(url)
+        self._tokens = tokens
+
+    def is_for(self, request: httpx2.Request) -> bool:
+        ours, url = self._url, request.url
+        return (url.scheme, url.host, url.port) == (ours.scheme, ours.host, ours.port)
+
+    async def sign(self, request: httpx2.Request, *, rejected: str | None = None, challenge: str | None = None) -> str:
+        """Return the token that the request carries now; raises NotLoggedIn."""
+        token = await self._tokens.token(rejected=rejected, challenge=challenge)
+        request.headers["authorization"] = f"Bearer {token}"
+        return token
+
+
+def _client(headers: Mapping[str, str], policy: EgressPolicy | None, login: Bearer | None) -> _Client:
+    client = _Client(
         headers={**headers, "accept-encoding": "identity"},
         timeout=httpx2.Timeout(CONNECT_S, read=READ_S),
         transport=GuardedTransport2(policy) if policy else None,
         trust_env=policy is None,
     )
+    client.login = login
+    return client
 
 
 class HttpTransport:
     """Streamable HTTP to one URL, through the egress guard where there is one; entered and left by one task."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], policy: EgressPolicy | None = None) -> None:
-        self._client = _client(headers, policy)
+    def __init__(
+        self, url: str, headers: Mapping[str, str], policy: EgressPolicy | None = None, login: Bearer | None = None
+    ) -> None:
+        self._client = _client(headers, policy, login)
         self._streams: AbstractAsyncContextManager[Any] = streamable_http_client(
             url, http_client=self._client, max_sse_event_size=MESSAGE_LIMIT
         )
@@ -160,12 +207,16 @@ class HttpTransport:
 
 
 def sse_transport(
-    url: str, headers: Mapping[str, str], policy: EgressPolicy | None, failed: Callable[[str], None]
+    url: str,
+    headers: Mapping[str, str],
+    policy: EgressPolicy | None,
+    failed: Callable[[str], None],
+    login: Bearer | None = None,
 ) -> Transport:
     """Return the transport from before 2025: a stream of events, and posts whose failures `failed` is told."""
 
     def make(headers: dict[str, Any] | None = None, **_: Any) -> httpx2.AsyncClient:
-        client = _client(headers or {}, policy)
+        client = _client(headers or {}, policy, login)
         client.failed = failed
         return client
 

@@ -190,6 +190,7 @@ def _spec(tool: types.Tool, config: McpServerConfig) -> ToolSpec:
         idempotent=marks.idempotent,
         timeout_s=marks.timeout_s,
         output_schema=tool.output_schema,
+        credentials=config.credentials,
     )
 
 

@@ -8,8 +8,11 @@ from uuid import UUID, uuid5
 
 from agent.errors import NotFound
 from agent.sealing import Sealer, place
+from agent.tools import mcp_oauth_rows
 from agent.tools.base import TOOL_NAMESPACE
 from agent.tools.mcp_config import McpServerConfig, marks, sandboxing
+from agent.tools.mcp_oauth import OAuthAccess
+from agent.tools.mcp_oauth_rows import OAuthView
 from db import queries
 from db.database import Tx
 
@@ -42,6 +45,7 @@ class Registered:
     created_at: datetime | None
     updated_at: datetime | None
     is_file: bool = False
+    oauth: OAuthView | None = None
 
 
 def file_server_id(name: str) -> UUID:
@@ -49,7 +53,7 @@ def file_server_id(name: str) -> UUID:
     return uuid5(TOOL_NAMESPACE, f"mcp-server\x1f{name}")
 
 
-def registered(row: Any) -> Registered:
+def registered(row: Any, oauth: Any = None) -> Registered:
     return Registered(
         server_id=row["server_id"],
         name=row["name"],
@@ -65,6 +69,7 @@ def registered(row: Any) -> Registered:
         created_by=row["created_by"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        oauth=mcp_oauth_rows.view_of(oauth) if oauth else None,
     )
 
 
@@ -81,7 +86,7 @@ def opened(sealer: Sealer, row: Any, column: str) -> dict[str, str]:
     return json.loads(sealer.open(row[column], place("mcp_servers", row["server_id"], column)))
 
 
-def config_of(row: Any, sealer: Sealer) -> McpServerConfig:
+def config_of(row: Any, sealer: Sealer, oauth: OAuthAccess | None = None) -> McpServerConfig:
     """Return what a worker needs to connect; raises CannotOpen."""
     is_stdio = row["transport"] == "stdio"
     return McpServerConfig(
@@ -95,6 +100,7 @@ def config_of(row: Any, sealer: Sealer) -> McpServerConfig:
         is_sse=row["transport"] == "sse",
         sandbox=sandboxing(row["name"], row["sandbox"]) if is_stdio else None,
         guarded=True,
+        oauth=oauth,
     )
 
 
@@ -125,4 +131,4 @@ async def reseal(tx: Tx, sealer: Sealer) -> int:
         made = {c: sealed(sealer, row["server_id"], c, opened(sealer, row, c)) for c in ("env", "headers")}
         await tx.execute(sql.reseal, row["server_id"], made["env"], made["headers"])
         count += len(stale)
-    return count
+    return count + await mcp_oauth_rows.reseal(tx, sealer)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from agent.tools.base import CallContext, Tool, ToolResult, ToolSpec
 from agent.tools.ending import end
 from agent.tools.mcp_config import Keeping, McpServerConfig, Timing
-from agent.tools.mcp_http import ATTEMPT, Attempt, HttpTransport, sse_transport
+from agent.tools.mcp_http import ATTEMPT, Attempt, Bearer, HttpTransport, sse_transport
 from agent.tools.mcp_link import Link
 from agent.tools.mcp_listing import Listing, Sieve, Sieved, list_tools
 from agent.tools.mcp_results import result_of
@@ -24,6 +24,8 @@ from agent.tools.mcp_stdio import StdioTransport
 from agent.tools.mcp_verdicts import ConnectionLost, Then, Verdict, described, failed, unknown, verdict
 
 CONCURRENCY = 8
+PARKED_S = 300.0
+"""How often a server that waits for a person is looked at; what the person does is heard of at once."""
 APPROVAL_META = "opsagent/approval_id"
 _ANSWER: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
@@ -67,13 +69,22 @@ class McpServer:
         """The protocol version agreed on, while connected."""
         return self._link.client.protocol_version if self._link and self._link.client else None
 
+    @property
+    def waits_for_person(self) -> bool:
+        return self.config.oauth is not None and self.config.oauth.tokens.needs_person
+
     def tools(self) -> list[Tool]:
         return list(self._tools)
 
     def problems(self) -> dict[str, str]:
         name = self.config.name
         found = {f"{name}: {key}": f"MCP server {name}: {text}" for key, text in self._listing.problems.items()}
-        if self._trouble:
+        if self._trouble and self.waits_for_person and self.config.oauth:
+            found[name] = (
+                f"MCP server {name} needs authorization: an admin has to call "
+                f"POST /api/mcp-servers/{self.config.oauth.server_id}/oauth/start and open the address in its answer."
+            )
+        elif self._trouble:
             found[name] = f"MCP server {name} is not connected: the server {self._trouble}. It is tried again."
         return found
 
@@ -92,6 +103,10 @@ class McpServer:
             self._trouble = reason
             self._tried.set()
             delay = first if clock() - begun > self._timing.steady_s else delay
+            if self.waits_for_person:
+                # No call brings it back: an authorization makes another generation, and another task.
+                await asyncio.sleep(PARKED_S)
+                continue
             self._wanted.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay * random.uniform(0.5, 1)):  # noqa: S311 - jitter
@@ -118,7 +133,7 @@ class McpServer:
     async def _call(
         self, spec: ToolSpec, args: Mapping[str, Any], context: CallContext, attempt: Attempt
     ) -> ToolResult:
-        why = ""
+        why = f" ({self._trouble})" if self.waits_for_person else ""
         for _ in range(2):
             link = await self._connected()
             if link is None or link.client is None:
@@ -155,7 +170,7 @@ class McpServer:
             ATTEMPT.reset(token)
 
     async def _connected(self) -> Link | None:
-        if self._link is None:
+        if self._link is None and not self.waits_for_person:
             self._wanted.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._timing.wait_s):
@@ -227,14 +242,15 @@ class McpServer:
 
     def _client(self, link: Link, sieve: Sieve) -> Client:
         config, policy = self.config, self._keeping.egress if self.config.guarded else None
+        login = Bearer(config.url, config.oauth.tokens) if config.oauth and config.url else None
         if config.command is not None:
             mode = self._keeping.mode
             self._stdio = transport = StdioTransport(config, lambda: self._drop(link, "ended"), mode)
         elif config.is_sse:
             failed = partial(self._drop, link)
-            transport = sse_transport(config.url or "", config.headers, policy, failed)
+            transport = sse_transport(config.url or "", config.headers, policy, failed, login)
         else:
-            transport = HttpTransport(config.url or "", config.headers, policy)
+            transport = HttpTransport(config.url or "", config.headers, policy, login)
         return Client(Sieved(transport, sieve), mode="auto", cache=None, message_handler=link.heard)
 
     async def _attend(self, link: Link, sieve: Sieve, changed: Callable[[], Awaitable[None]]) -> str:

@@ -8,9 +8,11 @@ from uuid import UUID, uuid4
 import structlog
 
 from agent import pins
+from agent.egress import EgressPolicy
 from agent.sealing import CannotOpen, Sealer
-from agent.tools import catalogue, mcp_rows
+from agent.tools import catalogue, mcp_oauth_rows, mcp_rows
 from agent.tools.mcp import McpManager, McpServerConfig, ServerHealth
+from agent.tools.mcp_oauth_keeper import access_of
 from agent.tools.mcp_rows import file_server_id
 from agent.tools.registry import Registry
 from db.database import Database
@@ -27,9 +29,15 @@ class Followed:
     """The manager's servers: those of the operator's file, and those that admins registered."""
 
     def __init__(
-        self, database: Database, sealer: Sealer, manager: McpManager, of_file: Sequence[McpServerConfig] = ()
+        self,
+        database: Database,
+        sealer: Sealer,
+        manager: McpManager,
+        of_file: Sequence[McpServerConfig] = (),
+        egress: EgressPolicy | None = None,
     ) -> None:
         self._database = database
+        self._egress = egress or EgressPolicy()
         self._sealer = sealer
         self._manager = manager
         self._of_file = tuple(of_file)
@@ -42,6 +50,7 @@ class Followed:
         """Read the rows and have exactly these servers beside the file's; the file's own names come first."""
         async with self._database.connection() as connection:
             rows = await mcp_rows.read_all(connection)
+            logins = await mcp_oauth_rows.by_server(connection)
         taken = {config.name.lower() for config in self._of_file}
         found: dict[UUID, McpServerConfig] = {}
         unusable: dict[UUID, tuple[str, str, str]] = {}
@@ -53,7 +62,8 @@ class Followed:
                 unusable[key] = (name, row["transport"], f"MCP_CONFIG has a server named {name} too: that one counts.")
                 continue
             try:
-                found[key] = mcp_rows.config_of(row, self._sealer)
+                oauth = access_of(self._database, self._sealer, self._egress, row, logins.get(key))
+                found[key] = mcp_rows.config_of(row, self._sealer, oauth)
             except (CannotOpen, ValueError) as error:
                 # After a rotation the row may be sealed with a key that only the next start will know.
                 log.error("mcp.secrets_unusable", server=name, error=str(error))

@@ -7,7 +7,7 @@ from fastapi import Response
 from api.door import Actor, Service, guarded_router
 from api.problems import documented
 from api.schemas import ListOut
-from api.toolwire import AcceptIn, ServerIn, ServerOut, ServerPatchIn, TrialOut
+from api.toolwire import AcceptIn, AuthorizationOut, ServerIn, ServerOut, ServerPatchIn, TrialOut
 
 router = guarded_router("/api/mcp-servers", "mcp servers", reading="admin", writing="admin")
 
@@ -22,7 +22,8 @@ async def index(service: Service, actor: Actor) -> ListOut[ServerOut]:
     status_code=201,
     summary="Register an MCP server",
     description="Admins only. A stdio server needs `confirm_command`, the exact command line that will run. "
-    "A `url` must be public, or its host be in OPSAGENT_ALLOW_HOSTS. `env` and `headers` are never shown again.",
+    "A `url` must be public, or its host be in OPSAGENT_ALLOW_HOSTS. `env`, `headers` and the client secret of `oauth` "
+    "are never shown again.",
     operation_id="register_server",
     responses=documented(409),
 )
@@ -83,3 +84,15 @@ async def accept(service: Service, actor: Actor, server_id: UUID, body: AcceptIn
 )
 async def test(service: Service, actor: Actor, server_id: UUID) -> TrialOut:
     return TrialOut.of(await service.test_server(server_id, by=actor))
+
+
+@router.post(
+    "/{server_id}/oauth/start",
+    summary="Authorize opsagent at an MCP server",
+    description="For a login with the grant authorization_code: open `authorization_url` in a browser and allow it "
+    "there. The browser comes back to opsagent, and every worker connects at once.",
+    operation_id="start_server_login",
+    responses=documented(409),
+)
+async def start_login(service: Service, actor: Actor, server_id: UUID) -> AuthorizationOut:
+    return AuthorizationOut.of(await service.start_server_login(server_id, by=actor))
