@@ -84,12 +84,13 @@ class Keeper:
         return text if until is None or asyncio.get_running_loop().time() < until else None
 
     async def _obtain(self, rejected: str | None, challenge: str | None) -> str:
+        clock = asyncio.get_running_loop().time
+        until = clock() + WAIT_S
         try:
-            async with asyncio.timeout(WAIT_S):
-                made = await self._once(rejected, challenge)
-                while made is None:  # noqa: ASYNC110 - what is waited for happens in another process
-                    await asyncio.sleep(POLL_S)
-                    made = await self._once(rejected, challenge)
+            while (made := await self._once(rejected, challenge)) is None:
+                if clock() > until:
+                    raise NotLoggedIn("needs a login, which another process has been busy with for too long")
+                await asyncio.sleep(POLL_S)
         except NotLoggedIn as error:
             self._fail(error)
             raise
@@ -97,8 +98,6 @@ class Keeper:
             trouble = NotLoggedIn(f"needs a login, but its stored secrets can't be used: {error}")
             self._fail(trouble)
             raise trouble from error
-        except TimeoutError:
-            raise NotLoggedIn(f"needs a login, which took longer than {WAIT_S:g} s") from None
         self._trouble = None
         return made
 
