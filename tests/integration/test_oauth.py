@@ -48,8 +48,8 @@ async def floor(dsn: str) -> AsyncIterator[Floor]:
         yield floor
 
 
-def by_itself(issuer: Issuer, server: Protected, name: str = "web", **more: Any) -> Wanted:
-    client = issuer.register(secret=SECRET)
+def by_itself(at: Issuer, server: Protected, name: str = "web", **more: Any) -> Wanted:
+    client = at.register(secret=SECRET)
     oauth = OAuthSettings(Grant.CLIENT_CREDENTIALS, client.client_id, SECRET, **more)
     transport = "sse" if server.path == "/sse" else "streamable_http"
     return Wanted(name, transport, url=server.url, oauth=oauth)

@@ -21,6 +21,8 @@ _SMALL = {
     "tool_pins": "what servers offer",
     "mcp_servers": "what admins registered",
     "mcp_health": "one a server and worker",
+    "mcp_oauth": "one a registered server",
+    "mcp_oauth_starts": "authorizations under way",
     "usergroups": "the groups that approvers are named by",
     "audit_head": "one row",
     "rate_limits": "swept every few minutes",

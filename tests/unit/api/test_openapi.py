@@ -39,6 +39,7 @@ POST /api/users/{user_id}/link
 GET /api/tokens
 POST /api/tokens
 DELETE /api/tokens/{token_id}
+POST /api/mcp-servers/{server_id}/oauth/start
 GET /api/audit
 GET /api/audit/verify
 GET /healthz

@@ -40,6 +40,15 @@ def test_nothing_set_is_a_whole_configuration() -> None:
     assert (settings.worker_concurrency, settings.model_window_tokens) == (20, 24_000)
 
 
+def test_browsers_reach_it_where_it_listens_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().base_url == "http://127.0.0.1:8000"
+    for host, seen in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("fd00::7", "[fd00::7]")):
+        monkeypatch.setenv("HOST", host)
+        assert load_settings().base_url == f"http://{seen}:8000"
+    monkeypatch.setenv("PUBLIC_URL", "https://opsagent.example.com/chat/")
+    assert load_settings().base_url == "https://opsagent.example.com/chat"
+
+
 def test_empty_or_blank_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("API_KEY", "PORT", "DATABASE_URL", "SLACK_BOT_TOKEN", "TOOLS_DIR", "OPSAGENT_TURN_TIMEOUT_S"):
         monkeypatch.setenv(name, "")
@@ -99,6 +108,9 @@ def test_private_hosts_and_networks_are_told_apart(monkeypatch: pytest.MonkeyPat
         ("TOOLS_DIR", "no-such-folder", "TOOLS_DIR=./tools"),
         ("MCP_CONFIG", "no-such-file.json", "MCP_CONFIG=./mcp.json"),
         ("OPEN_REGISTRATION", "perhaps", "OPEN_REGISTRATION=false"),
+        ("PUBLIC_URL", "opsagent.example.com", "PUBLIC_URL=https://opsagent.example.com"),
+        ("PUBLIC_URL", "https://user:word@opsagent.example.com", "PUBLIC_URL=https://opsagent.example.com"),
+        ("PUBLIC_URL", "https://opsagent.example.com/?a=b", "PUBLIC_URL=https://opsagent.example.com"),
         ("HOST", "http://localhost", "HOST=127.0.0.1"),
         ("OPSAGENT_WORKER_CONCURRENCY", "0", "OPSAGENT_WORKER_CONCURRENCY=20"),
         ("OPSAGENT_TURN_TIMEOUT_S", "long", "OPSAGENT_TURN_TIMEOUT_S=900"),
