@@ -173,9 +173,10 @@ async def test_an_issuer_that_leads_in_circles_or_floods_is_left() -> None:
         web = Web(client, https_only=False)
         with pytest.raises(NotLoggedIn, match="more than"):
             await web.send(_request(f"http://127.0.0.1:{port}/"))
+        for _ in range(39):
+            await web.send(_request(f"http://127.0.0.1:{port}/"), head_only=True)
         with pytest.raises(NotLoggedIn, match="without end"):
-            for _ in range(50):
-                await web.send(_request(f"http://127.0.0.1:{port}/"), head_only=True)
+            await web.send(_request(f"http://127.0.0.1:{port}/"), head_only=True)
 
 
 def httpx_client() -> Any:

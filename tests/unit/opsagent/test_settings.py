@@ -109,7 +109,6 @@ def test_private_hosts_and_networks_are_told_apart(monkeypatch: pytest.MonkeyPat
         ("MCP_CONFIG", "no-such-file.json", "MCP_CONFIG=./mcp.json"),
         ("OPEN_REGISTRATION", "perhaps", "OPEN_REGISTRATION=false"),
         ("PUBLIC_URL", "opsagent.example.com", "PUBLIC_URL=https://opsagent.example.com"),
-        ("PUBLIC_URL", "https://user:word@opsagent.example.com", "PUBLIC_URL=https://opsagent.example.com"),
         ("PUBLIC_URL", "https://opsagent.example.com/?a=b", "PUBLIC_URL=https://opsagent.example.com"),
         ("HOST", "http://localhost", "HOST=127.0.0.1"),
         ("OPSAGENT_WORKER_CONCURRENCY", "0", "OPSAGENT_WORKER_CONCURRENCY=20"),
