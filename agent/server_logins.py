@@ -103,6 +103,7 @@ class ServerLogins(Servers):
     async def finish_server_login(self, state: str, *, code: str | None, iss: str | None, error: str | None) -> str:
         """Take a browser's answer and return the server's name. Its state, good for one use, is all that admits it."""
         from agent.tools import mcp_oauth_flow as flows
+        from agent.tools.mcp_oauth_web import web_to
 
         started, flow = await self._taken(state)
         login, browser = Login(**flow["login"]), flows.Browser(**flow["browser"])
@@ -118,7 +119,7 @@ class ServerLogins(Servers):
             server, row, settings = await self._login_rows(tx, server_id)
             _unchanged(server, row, login, flow)
         try:
-            async with flows.web_to(login.url, self._house.keeping.egress) as web:
+            async with web_to(login.url, self._house.keeping.egress) as web:
                 made = await flows.exchanged(web, login, settings, browser, code=code, verifier=flow["verifier"])
         except NotLoggedIn as failed:
             raise LoginFailed(f"Nothing was authorized: {failed.message}. {_AGAIN}") from failed
@@ -164,10 +165,11 @@ class ServerLogins(Servers):
 
     async def _begun(self, server: Any, settings: OAuthSettings, known: Login | None) -> "Begun":
         from agent.tools import mcp_oauth_flow as flows
+        from agent.tools.mcp_oauth_web import web_to
 
         policy, url = self._house.keeping.egress, server["url"]
         try:
-            async with flows.web_to(url, policy) as web:
+            async with web_to(url, policy) as web:
                 return await flows.begin(
                     web,
                     url,

@@ -134,8 +134,12 @@ class Servers(Part):
                 await tx.execute(pins.sql.accept_anew, after.name, admin.user_id)
             columns = self._columns(server_id, after)
             await tx.execute(sql.save, server_id, *columns[2:])
+            oauth = after.oauth
+            if login is not None and oauth is not None and after.url != before.url and not patch.changes_oauth:
+                # What was authorized ends, but its client stays the client of the issuer that was found.
+                oauth = replace(oauth, issuer=oauth.issuer or (login["found_issuer"] if oauth.client_id else None))
             if patch.changes_oauth or (login is not None and after.url != before.url):
-                await mcp_oauth_rows.save(tx, self._house.sealer, server_id, after.oauth)
+                await mcp_oauth_rows.save(tx, self._house.sealer, server_id, oauth)
             view = await self._server_view(tx, server_id)
             await self._note_server(tx, Kind.SERVER_CHANGED, admin, view.server, moved=moved)
         await pins.cancel_stranded(self._database)

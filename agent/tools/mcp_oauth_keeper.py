@@ -155,11 +155,12 @@ class Keeper:
     async def _asked(self, row: Any, login: Login | None, challenge: str | None) -> Login | None:
         """Return the login with a new token; None where a person has to give the authorization anew."""
         from agent.tools import mcp_oauth_flow as flow  # the SDK takes most of a second to import
+        from agent.tools.mcp_oauth_web import web_to
 
         settings = rows.settings_of(row, self._sealer)
         self._remember(settings.client_secret)
         try:
-            async with asyncio.timeout(RENEW_S), flow.web_to(self._url, self._policy) as web:
+            async with asyncio.timeout(RENEW_S), web_to(self._url, self._policy) as web:
                 renewed = await flow.refreshed(web, login, settings) if login else None
                 if renewed is None and settings.grant is Grant.CLIENT_CREDENTIALS:
                     renewed = await flow.client_login(

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from typing_extensions import override
 
 from agent.errors import Refusal
+from agent.throttle import TooMany
 from api.door import OpenRoute, Service, Storable, door_of
 from api.problems import status_of
 
@@ -31,6 +32,9 @@ class PageRoute(OpenRoute):
             try:
                 door_of(request).take_stranger(request)
                 return await handle(request)
+            except TooMany as refusal:
+                headers = {"Retry-After": str(max(1, refusal.retry_after_s))}
+                return _page("Not now", refusal.message, status_of(refusal), headers)
             except Refusal as refusal:
                 return _page("Not authorized", refusal.message, status_of(refusal))
             except RequestValidationError:
@@ -55,5 +59,5 @@ async def client(service: Service) -> Response:
     return JSONResponse(service.client_document(), headers={"Cache-Control": "max-age=300"})
 
 
-def _page(title: str, text: str, status: int) -> HTMLResponse:
-    return HTMLResponse(_PAGE.format(title=escape(title), text=escape(text)), status)
+def _page(title: str, text: str, status: int, headers: dict[str, str] | None = None) -> HTMLResponse:
+    return HTMLResponse(_PAGE.format(title=escape(title), text=escape(text)), status, headers)

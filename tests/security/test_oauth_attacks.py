@@ -17,7 +17,7 @@ from agent.servers import Patch, SecretsUnreadable
 from agent.tools import mcp_oauth_rows
 from agent.tools.mcp_checks import Wanted
 from agent.tools.mcp_oauth import Grant, Login, NotLoggedIn, OAuthSettings
-from agent.tools.mcp_oauth_flow import Web
+from agent.tools.mcp_oauth_web import Web
 from agent.types import Role
 from tests.fakes.authorization import Issuer, Protected, consent, issuing, listening, protected, query_of
 from tests.fakes.mcp_floor import KEY, following, offered, register
