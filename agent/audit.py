@@ -24,6 +24,7 @@ class Kind(StrEnum):
     EXECUTION_STARTED = "execution.started"
     EXECUTION_FINISHED = "execution.finished"
     POLICY_SET = "policy.set"
+    POLICY_DELETED = "policy.deleted"
     SERVER_ADDED = "server.added"
     SERVER_CHANGED = "server.changed"
     SERVER_REMOVED = "server.removed"

@@ -76,7 +76,7 @@ class Authentication(Part):
             row = await connection.fetchrow(sql.read, claims.user_id)
         if row is None or row["disabled"] or row["token_version"] != claims.version:
             raise BadToken("This token was ended; log in again.")
-        return Authenticated(users.principal(row), None, claims.expires_at)
+        return Authenticated(users.principal(row), None, claims.expires_at, claims.login_at)
 
     async def _service_token(self, token: str) -> Authenticated:
         async with self._database.connection() as connection:

@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID, uuid4
 
 from agent import audit, events, sessions, turns, users
-from agent.approvals import policy, store
+from agent.approvals import doors, policy, store
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.store import ApprovalNotFound
 from agent.approvals.types import (
@@ -16,6 +16,7 @@ from agent.approvals.types import (
     ChangedMeanwhile,
     Decision,
     DeniedByPolicy,
+    Door,
     InvalidArguments,
     NotAnApprover,
 )
@@ -39,6 +40,13 @@ class BadStatus(Invalid):
 
 class ReasonTooLong(Invalid):
     code = "reason_too_long"
+
+
+class _Came(TypedDict):
+    """How a decision came in."""
+
+    door: Door | None
+    login_at: datetime | None
 
 
 class _KeyTaken(Exception):
@@ -122,10 +130,14 @@ class Decisions(Part):
         args: dict[str, Any] | None = None,
         expected_digest: str | None = None,
         within: UUID | None = None,
+        door: Door | None = None,
+        login_at: datetime | None = None,
     ) -> Approval:
         """Cast a vote, and settle the approval where it settles it; its call runs at once, whatever its siblings do.
 
-        `within` is the session that the decision was made in: an approval of another one is not found there.
+        `within` is the session that the decision was made in: an approval of another one is not found there. `door` is
+        where the person came in, `login_at` when they last entered a password there: what is not said counts as
+        neither, wherever the rule asks for it.
         """
         if reason is not None and len(reason) > REASON_LIMIT:
             raise ReasonTooLong(f"The reason has {len(reason)} characters; {REASON_LIMIT} is the most.")
@@ -139,22 +151,26 @@ class Decisions(Part):
             standing = policy.has_standing(person, approval, approvers=self._house.approvers, groups=groups)
             # Who may not decide, or comes too late, hears that before anything is said about edited arguments.
             now = datetime.now(UTC)
-            settled = policy.settle(approval, decision, by=person, standing=standing, now=now, reason=reason)
+            came: _Came = {"door": door, "login_at": login_at}
+            settled = policy.settle(approval, decision, by=person, standing=standing, now=now, reason=reason, **came)
+            doors.check(approval, decision, at=now, **came)
             stale = expected_digest is not None and not approval.args_digest.startswith(expected_digest)
             if stale and decision is Decision.APPROVE:
                 raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
             if args is not None and decision is Decision.APPROVE:
                 edited = await self._edited(tx, approval, args)
-                settled = policy.settle(edited, decision, by=person, standing=standing, now=now, reason=reason)
+                settled = policy.settle(edited, decision, by=person, standing=standing, now=now, reason=reason, **came)
             await store.save(tx, approval, settled)
             data = {"approval_id": str(approval_id), "status": settled.status.value}
             await events.append(tx, approval.session_id, EventKind.APPROVAL_CHANGED, data, turn_id=approval.turn_id)
             if settled.is_settled:
                 await dispatch.wake(tx, approval.session_id)
-            await self._note(tx, person, settled, decision, reason)
+            await self._note(tx, person, settled, decision, reason, door)
         return settled
 
-    async def _note(self, tx: Tx, person: Principal, settled: Approval, decision: Decision, reason: str | None) -> None:
+    async def _note(
+        self, tx: Tx, person: Principal, settled: Approval, decision: Decision, reason: str | None, door: Door | None
+    ) -> None:
         kind = Kind.APPROVAL_SETTLED if settled.is_settled else Kind.APPROVAL_VOTED
         data = {
             "decision": decision.value,
@@ -162,6 +178,7 @@ class Decisions(Part):
             "tool_name": settled.tool_name,
             "args_digest": settled.args_digest,
             "reason": reason,
+            "door": door,
         }
         await audit.record(tx, kind, actor=person.user_id, subject=settled.approval_id, data=data)
 

@@ -19,6 +19,8 @@ class Authenticated:
     principal: Principal
     scopes: frozenset[str] | None
     expires_at: datetime | None
+    login_at: datetime | None = None
+    """When a password was entered for it; None for keys and service tokens."""
 
 
 class Identities:

@@ -21,7 +21,7 @@ class ChatProfile:
 
 class GroupDirectory(Protocol):
     async def members(self, group_id: str) -> list[str]:
-        """Return the user ids in a group. Raises DirectoryUnavailable."""
+        """Return the user ids in a user group, or in a channel (`channel:<id>`). Raises DirectoryUnavailable."""
         ...
 
 

@@ -5,6 +5,7 @@ from agent.authentication import Authentication
 from agent.conversations import Conversations, Submitted, TurnView
 from agent.decisions import Decisions
 from agent.outgoing import Outgoing
+from agent.policies import Policies
 from agent.records import Records
 from agent.server_logins import ServerLogins
 from agent.toolbox import Toolbox, ToolView
@@ -12,7 +13,9 @@ from agent.toolbox import Toolbox, ToolView
 __all__ = ["AgentService", "Submitted", "ToolView", "TurnView"]
 
 
-class AgentService(Conversations, Decisions, Toolbox, ServerLogins, Accounts, Authentication, Records, Outgoing):
+class AgentService(
+    Conversations, Decisions, Toolbox, Policies, ServerLogins, Accounts, Authentication, Records, Outgoing
+):
     """What doors call. It never decides by what a door says, only by what is stored.
 
     The parts share one `House` (see agent.house) and are apart only so that each can be read on its own.

@@ -27,6 +27,8 @@ class Claims:
     user_id: UUID
     version: int
     expires_at: datetime
+    login_at: datetime | None
+    """When its password was entered; None where the token doesn't say."""
 
 
 class Signer:
@@ -37,12 +39,14 @@ class Signer:
         self._newest = next(iter(self._keys))
 
     def sign(self, user_id: UUID, version: int, *, now: datetime) -> str:
+        """Return a token for who has just entered a password."""
         claims = {
             "sub": str(user_id),
             "ver": version,
             "iss": ISSUER,
             "aud": AUDIENCE,
             "iat": now,
+            "auth_time": int(now.timestamp()),
             "exp": now + LIFE,
             "jti": secrets.token_hex(8),
         }
@@ -63,7 +67,8 @@ class Signer:
                 options={"require": ["exp", "iat", "aud", "iss", "sub", "ver"]},
             )
             expires_at = datetime.fromtimestamp(int(claims["exp"]), tz=UTC)
-            return Claims(UUID(claims["sub"]), int(claims["ver"]), expires_at)
+            login_at = datetime.fromtimestamp(int(claims["auth_time"]), tz=UTC) if "auth_time" in claims else None
+            return Claims(UUID(claims["sub"]), int(claims["ver"]), expires_at, login_at)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
             raise BadToken("This token is not valid or has expired; log in again.") from error
 

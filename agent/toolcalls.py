@@ -10,7 +10,7 @@ import structlog
 from langchain_core.messages import ToolCall, ToolMessage
 
 from agent import audit, events, ledger, sessions, transcript, users
-from agent.approvals import policy, store
+from agent.approvals import doors, policy, store
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.types import Approval, ApprovalStatus, ExecutionStatus, InvalidArguments
 from agent.audit import Kind
@@ -227,6 +227,10 @@ class ToolCalls:
                 if groups is None and (needed := policy.groups_needed(entries)):
                     return _NeedsGroups(needed)
                 why = "Who approved this may not decide it any more, so it was not run. Ask again."
+                if asked_now is not None and not all(
+                    doors.counts(v, asked_now) for v in policy.valid_approvals(approval)
+                ):
+                    why = f"The rules changed since this was approved, so it was not run. {doors.where(asked_now)}"
                 if standing >= approval.quorum:
                     why = f"Policy asks for {needed_now} approvals of this by now, so it was not run. Ask again."
                 return await self._void(tx, run, call, approval, why)
@@ -237,7 +241,8 @@ class ToolCalls:
     ) -> int:
         """Return how many of the approving votes are by people who may decide now: under the terms it was asked
         under, and under those of today."""
-        votes = policy.valid_approvals(approval)
+        ways = [approval, asked_now] if asked_now else [approval]
+        votes = [vote for vote in policy.valid_approvals(approval) if all(doors.counts(vote, way) for way in ways)]
         voters = await users.read_many(tx, [vote.by.user_id for vote in votes])
         terms = [approval, replace(approval, approvers=asked_now.approvers)] if asked_now else [approval]
         four_eyes = approval.four_eyes or (asked_now is not None and asked_now.four_eyes)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, cast
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, TypedDict, cast
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
@@ -10,6 +11,7 @@ from pydantic import AfterValidator
 from starlette.requests import HTTPConnection
 from typing_extensions import override
 
+from agent.approvals.types import Door as DecisionDoor
 from agent.identities import Authenticated
 from agent.service import AgentService
 from agent.types import Principal
@@ -18,6 +20,13 @@ from api.bodies import StrictRequest
 from api.identity import SECURITY, Identity, Scope, allow, shown
 from api.problems import documented
 from api.quotas import OPERATOR, REQUESTS, STRANGERS, Quota, Quotas
+
+
+class Way(TypedDict):
+    """How a decision comes in: from the console or not, and when its maker last entered a password."""
+
+    door: DecisionDoor
+    login_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,12 @@ async def _caller(request: Request) -> Authenticated | None:
     return cast(Authenticated | None, request.state.caller)
 
 
+async def _way(request: Request) -> Way:
+    caller = cast(Authenticated, request.state.caller)
+    web = door_of(request).identity.comes_from_console(request)
+    return {"door": DecisionDoor.WEB if web else DecisionDoor.API, "login_at": caller.login_at}
+
+
 async def _actor(request: Request) -> Principal:
     return cast(Authenticated, request.state.caller).principal
 
@@ -142,6 +157,7 @@ def _storable(text: str | None) -> str | None:
 Service = Annotated[AgentService, Depends(_service)]
 Caller = Annotated[Authenticated | None, Depends(_caller)]
 Actor = Annotated[Principal, Depends(_actor)]
+CameBy = Annotated[Way, Depends(_way)]
 Limit = Annotated[int, Query(ge=1, le=200, description="How many at most.")]
 Storable = AfterValidator(_storable)
 Cursor = Annotated[

@@ -92,6 +92,14 @@ class Identity:
             detail = "This key or token is not valid here, or not any more: log in again, or ask for a new one."
             raise unauthorized(detail) from None
 
+    def comes_from_console(self, request: HTTPConnection) -> bool:
+        """Return whether a page of the console calls: with its cookie, and the header that no other site can send.
+
+        Who calls may be said by a token beside it: someone who has just entered their password there.
+        """
+        cookie = request.cookies.get(COOKIE)
+        return cookie is not None and self._cookie.is_valid(cookie) and request.headers.get(CSRF_HEADER) == CSRF_VALUE
+
     def is_api_key(self, credential: str) -> bool:
         """Compare in constant time, also where the lengths differ."""
         return hmac.compare_digest(_digest(credential), self._api_key)

@@ -7,8 +7,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from agent.approvals.policy import Rule, When
-from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus
+from agent.approvals.conditions import MOST, When
+from agent.approvals.doors import LONGEST_LOGIN_S
+from agent.approvals.policy import Rule
+from agent.approvals.types import Approval, ApprovalStatus, Decision, Door, ExecutionStatus
 from agent.conversations import MESSAGE_LIMIT
 from agent.service import TurnView
 from agent.tools.catalogue import ToolApproval
@@ -100,6 +102,7 @@ class VoteOut(Out):
     decision: Decision
     reason: str | None
     at: Time
+    door: Door | None = Field(description="Where it was cast.")
 
 
 class ApprovalOut(Out):
@@ -120,6 +123,10 @@ class ApprovalOut(Out):
     tool_call_id: str
     quorum: int
     four_eyes: bool
+    doors: list[Door] | None = Field(description="Where it may be approved; null: everywhere.")
+    fresh_login_s: int | None = Field(
+        description="How many seconds ago its approvers may have entered their password at most; null: they need not."
+    )
     votes: list[VoteOut]
     decided_by: PersonOut | None
     decided_at: Time | None
@@ -243,7 +250,13 @@ class RuleIO(Body):
     quorum: Annotated[int, Field(ge=1, le=100), A_NUMBER] | None = None
     four_eyes: bool | None = Field(None, strict=True)
     expires_in_s: Annotated[int, Field(ge=1, le=RULE_S), A_NUMBER] | None = None
-    when: list[WhenIO] = Field(default_factory=list[WhenIO], max_length=50)
+    doors: Annotated[list[Door], Field(min_length=1, max_length=len(Door))] | None = Field(
+        None, description="Where its calls may be approved; null: everywhere. Rejecting is always possible."
+    )
+    fresh_login_s: Annotated[int, Field(ge=1, le=LONGEST_LOGIN_S), A_NUMBER] | None = Field(
+        None, description="Who approves must have entered their password so many seconds ago at most; keys don't count."
+    )
+    when: list[WhenIO] = Field(default_factory=list[WhenIO], max_length=MOST)
 
 
 class ToolApprovalIn(RuleIO):
@@ -257,8 +270,25 @@ class ToolApprovalIn(RuleIO):
             quorum=self.quorum,
             four_eyes=self.four_eyes,
             expires_in_s=self.expires_in_s,
+            doors=None if self.doors is None else tuple(dict.fromkeys(self.doors)),
+            fresh_login_s=self.fresh_login_s,
             when=tuple(When(case.args, case.decision) for case in self.when),
         )
+
+
+def rule_fields(rule: Rule) -> dict[str, Any]:
+    """Return a rule as the fields of RuleIO."""
+    return {
+        "auto_execute": rule.auto_execute,
+        "approval_required": rule.approval_required,
+        "approvers": None if rule.approvers is None else list(rule.approvers),
+        "quorum": rule.quorum,
+        "four_eyes": rule.four_eyes,
+        "expires_in_s": rule.expires_in_s,
+        "doors": None if rule.doors is None else list(rule.doors),
+        "fresh_login_s": rule.fresh_login_s,
+        "when": [WhenIO(args=case.args, decision=case.decision) for case in rule.when],
+    }
 
 
 class ToolApprovalOut(RuleIO):
@@ -274,13 +304,7 @@ class ToolApprovalOut(RuleIO):
             tool_id=row.tool_id,
             tool_name=row.tool_name,
             user_id=row.user_id,
-            auto_execute=rule.auto_execute,
-            approval_required=rule.approval_required,
-            approvers=None if rule.approvers is None else list(rule.approvers),
-            quorum=rule.quorum,
-            four_eyes=rule.four_eyes,
-            expires_in_s=rule.expires_in_s,
-            when=[WhenIO(args=case.args, decision=case.decision) for case in rule.when],
+            **rule_fields(rule),
             updated_at=row.updated_at,
         )
 

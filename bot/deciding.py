@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 
-from agent.approvals.types import AlreadySettled, Approval, ChangedMeanwhile, Decision, InvalidArguments
+from agent.approvals.types import AlreadySettled, Approval, ChangedMeanwhile, Decision, Door, InvalidArguments
 from agent.errors import Conflict, Invalid, NotFound, Refusal
 from agent.tools.arguments import problems
 from agent.tools.base import ToolSpec
@@ -56,7 +56,12 @@ class Deciding:
     async def _decide(self, click: Click, named: Named, decision: Decision) -> None:
         try:
             await self._service.decide_approval(
-                named.approval_id, decision, by=click.by, expected_digest=named.seen, within=click.session_id
+                named.approval_id,
+                decision,
+                by=click.by,
+                expected_digest=named.seen,
+                within=click.session_id,
+                door=Door.SLACK,
             )
         except Refusal as error:
             log.info("approval.click_refused", approval_id=str(named.approval_id), code=error.code)
@@ -117,7 +122,9 @@ class Deciding:
         return None
 
     async def _vote(self, sent: Submission, named: Named, decision: Decision, **more: Any) -> None:
-        await self._service.decide_approval(named.approval_id, decision, by=sent.by, expected_digest=named.seen, **more)
+        await self._service.decide_approval(
+            named.approval_id, decision, by=sent.by, expected_digest=named.seen, door=Door.SLACK, **more
+        )
 
     async def _found(self, click: Click, approval_id: UUID) -> Approval:
         """Return the approval, if it belongs to the thread of the click: a button speaks for no other."""

@@ -12,6 +12,9 @@ from bot.mrkdwn import escape
 
 _UNKNOWN_USER = {"user_not_found", "users_not_found", "user_not_visible"}
 _UNKNOWN_GROUP = {"no_such_subteam", "subteam_not_found"}
+_UNKNOWN_CHANNEL = {"channel_not_found"}
+_CHANNEL = "channel:"
+_MEMBERS_A_PAGE = 1_000
 # A click waits for this, and Slack waits three seconds for the click's ack.
 _TIMEOUT_S = 2.0
 
@@ -24,9 +27,11 @@ class _Asking:
 
 
 class SlackGroups(_Asking):
-    """A GroupDirectory: who is in a Slack user group."""
+    """A GroupDirectory: who is in a Slack user group, or, for `channel:<id>`, in a channel."""
 
     async def members(self, group_id: str) -> list[str]:
+        if group_id.startswith(_CHANNEL):
+            return await self._in_channel(group_id.removeprefix(_CHANNEL))
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 answer = await self._client.usergroups_users_list(usergroup=group_id)
@@ -35,6 +40,24 @@ class SlackGroups(_Asking):
                 return []
             raise DirectoryUnavailable(_sentence(f"the members of user group {group_id}", error)) from error
         return [str(user) for user in answer.get("users") or []]
+
+    async def _in_channel(self, channel: str) -> list[str]:
+        found: list[str] = []
+        cursor = ""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                while True:
+                    answer = await self._client.conversations_members(
+                        channel=channel, cursor=cursor, limit=_MEMBERS_A_PAGE
+                    )
+                    found += [str(user) for user in answer.get("members") or []]
+                    cursor = str((answer.get("response_metadata") or {}).get("next_cursor") or "")
+                    if not cursor:
+                        return found
+        except FAILURES as error:
+            if _says(error, _UNKNOWN_CHANNEL):
+                return []
+            raise DirectoryUnavailable(_sentence(f"the members of channel {channel}", error)) from error
 
 
 class SlackProfiles(_Asking):

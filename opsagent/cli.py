@@ -2,11 +2,12 @@
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from opsagent.config import Settings, SettingsError, load_settings
 from opsagent.failures import CannotStart
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         deciding.add_argument("--reason", help="shown to the people and the model")
         deciding.add_argument("--digest", help="what the list showed last: refuse if the arguments are others by now")
         deciding.set_defaults(word=word)
+    rules = _group(commands, "policy", "the rules that say which calls a human must see")
+    explaining = _add(rules, "explain", "what policy would say of a call, and why; nothing is called", _policy_explain)
+    explaining.add_argument("tool", help="the tool's name, as `opsagent tools list` shows it")
+    explaining.add_argument("--args", type=_json_object, default={}, help="its arguments, as a JSON object")
+    explaining.add_argument("--user", help="a username; without it: the API key's own user")
+    explaining.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     tokens = _group(commands, "tokens", "tokens for programs")
     _add(tokens, "list", "service tokens, newest first", _tokens_list)
     creating = _add(tokens, "create", "make one; it is shown once", _tokens_create)
@@ -182,6 +189,24 @@ def _approvals_decide(args: argparse.Namespace) -> int:
             settings, args.approval_id, word=args.word, reason=args.reason, digest=args.digest
         )
     )
+
+
+def _policy_explain(args: argparse.Namespace) -> int:
+    from opsagent import explaining
+
+    return _script(
+        lambda settings: explaining.explain(settings, args.tool, args.args, user=args.user, as_json=args.json)
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"this is not JSON ({error}): {text!r}") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f'arguments are a JSON object, such as {{"service": "web"}}, not {text!r}')
+    return cast("dict[str, Any]", found)
 
 
 def _tokens_list(_args: argparse.Namespace) -> int:

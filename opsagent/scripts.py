@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from uuid import UUID
 
-from agent.approvals.types import Decision
+from agent.approvals.types import Decision, Door
 from agent.errors import Refusal
 from agent.service import AgentService
 from agent.tools.registry import Registry
@@ -20,7 +20,8 @@ from opsagent.terminal import visible
 
 
 @asynccontextmanager
-async def _service(settings: Settings) -> AsyncGenerator[AgentService]:
+async def service_of(settings: Settings) -> AsyncGenerator[AgentService]:
+    """The service, for one command; a refusal of it ends the command with its sentence."""
     slack = parts.slack_parts(settings)
     async with (
         parts.open_database(settings) as dsn,
@@ -39,7 +40,7 @@ def row(*fields: str) -> str:
 
 async def list_tools(settings: Settings) -> int:
     """Print name, source, what policy says, description; tab-separated."""
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         found = await service.list_tools(by=service.api_key_principal())
     if not found:
         print("No tools yet: they are listed once `opsagent up` or `work` has run.", file=sys.stderr)
@@ -70,7 +71,7 @@ async def check_tools(settings: Settings) -> int:
 
 async def reseal(settings: Settings) -> int:
     """Seal what is stored with the newest key."""
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         count = await service.reseal_secrets(by=service.api_key_principal())
     print(f"{count} stored secrets were sealed anew with the newest key.")
     return 0
@@ -78,7 +79,7 @@ async def reseal(settings: Settings) -> int:
 
 async def list_approvals(settings: Settings, *, status: str) -> int:
     """Print id, tool, arguments, who asks, the digest's start; tab-separated."""
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         cursor = None
         while True:
             page = await service.list_approvals(by=service.api_key_principal(), status=status, cursor=cursor)
@@ -97,9 +98,9 @@ async def decide(settings: Settings, approval_id: str, *, word: str, reason: str
         found = UUID(approval_id)
     except ValueError as error:
         raise CannotStart(f"{approval_id!r} is no approval id: `opsagent approvals list` shows them.") from error
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         approval = await service.decide_approval(
-            found, Decision(word), by=service.api_key_principal(), reason=reason, expected_digest=digest
+            found, Decision(word), by=service.api_key_principal(), reason=reason, expected_digest=digest, door=Door.CLI
         )
     print(row(approval.status, approval.tool_name))
     return 0
@@ -107,7 +108,7 @@ async def decide(settings: Settings, approval_id: str, *, word: str, reason: str
 
 async def list_tokens(settings: Settings) -> int:
     """Print id, name, role, scopes, expiry, state; tab-separated."""
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         cursor = None
         while True:
             page = await service.list_tokens(by=service.api_key_principal(), cursor=cursor)
@@ -122,7 +123,7 @@ async def list_tokens(settings: Settings) -> int:
 
 async def create_token(settings: Settings, name: str, *, scopes: tuple[str, ...], role: str, days: int) -> int:
     """Print the token: the only time anybody sees it."""
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         made, secret = await service.create_token(
             by=service.api_key_principal(), name=name, scopes=scopes, role=Role(role), expires_in_days=days
         )
@@ -136,7 +137,7 @@ async def revoke_token(settings: Settings, token_id: str) -> int:
         found = UUID(token_id)
     except ValueError as error:
         raise CannotStart(f"{token_id!r} is no token id: `opsagent tokens list` shows them.") from error
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         await service.revoke_token(found, by=service.api_key_principal())
     print("revoked")
     return 0
@@ -144,7 +145,7 @@ async def revoke_token(settings: Settings, token_id: str) -> int:
 
 async def verify_audit(settings: Settings) -> int:
     """Print what the check found; fail where the log is not what was written."""
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         verdict = await service.verify_audit(by=service.api_key_principal())
     print(f"ok: {verdict.entries} entries" if verdict.ok else f"BROKEN at entry {verdict.wrong}: {verdict.reason}")
     return 0 if verdict.ok else 1
@@ -152,7 +153,7 @@ async def verify_audit(settings: Settings) -> int:
 
 async def export_audit(settings: Settings) -> int:
     """Print every entry as one line of JSON, oldest first."""
-    async with _service(settings) as service:
+    async with service_of(settings) as service:
         async for entry in service.export_audit(by=service.api_key_principal()):
             print(json.dumps(asdict(entry), default=str, sort_keys=True))
     return 0

@@ -5,7 +5,7 @@ import contextlib
 import json
 import sys
 
-from agent.approvals.types import Approval, Decision
+from agent.approvals.types import Approval, Decision, Door
 from agent.conversations import TurnView
 from agent.errors import Refusal
 from agent.service import AgentService
@@ -88,6 +88,7 @@ async def _decide(service: AgentService, approval: Approval) -> None:
             by=service.api_key_principal(),
             reason=reason,
             expected_digest=approval.args_digest,
+            door=Door.CLI,
         )
     except Refusal as refusal:
         print(refusal.message)

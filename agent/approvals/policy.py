@@ -1,23 +1,21 @@
 """Pure decisions: what policy says of a call, who may decide it, and how a vote settles it."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
-import jsonschema_rs
-import rfc8785
-
+from agent.approvals import conditions, doors
+from agent.approvals.conditions import When
 from agent.approvals.types import (
     AlreadySettled,
     Approval,
     ApprovalExpired,
     ApprovalStatus,
     Decision,
+    Door,
     NotAnApprover,
     OwnRequest,
     Vote,
@@ -27,6 +25,8 @@ from agent.types import Principal, Role
 
 DEFAULT_EXPIRY_S = 24 * 3600
 ROLE_PREFIX = "role:"
+CHANNEL_PREFIX = "channel:"
+_CHANNEL = re.compile(rf"{CHANNEL_PREFIX}[CG](?=[A-Z0-9]*[0-9])[A-Z0-9]+")
 _CHAT_ID = re.compile(r"[SUW](?=[A-Z0-9]*[0-9])[A-Z0-9]+")
 
 
@@ -43,14 +43,6 @@ _TOO_LATE = "This approval has expired; ask the agent again."
 
 
 @dataclass(frozen=True, slots=True)
-class When:
-    """A condition on the arguments (a JSON Schema) and what it decides where it matches."""
-
-    args: dict[str, Any]
-    decision: Literal["auto", "ask", "deny"]
-
-
-@dataclass(frozen=True, slots=True)
 class Rule:
     """One policy row. Both flags true is refused; both false means the tool is denied."""
 
@@ -60,6 +52,8 @@ class Rule:
     quorum: int | None = None
     four_eyes: bool | None = None
     expires_in_s: int | None = None
+    doors: tuple[Door, ...] | None = None
+    fresh_login_s: int | None = None
     when: tuple[When, ...] = ()
 
 
@@ -72,6 +66,8 @@ class Ruling:
     quorum: int = 1
     four_eyes: bool = False
     expires_in_s: int = DEFAULT_EXPIRY_S
+    doors: tuple[Door, ...] | None = None
+    fresh_login_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +79,41 @@ class Row:
     beneath: Rule | None = None
 
 
+class Scope(StrEnum):
+    """Whose rule it is, in order of precedence."""
+
+    OWN = "own"
+    USER_BY_ADMIN = "user_by_admin"
+    DEFAULT = "default"
+    DECLARATION = "declaration"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one rule says of a call, and the conditions that match (all of them, by index)."""
+
+    scope: Scope
+    rule: Rule
+    verdict: Verdict
+    matching: tuple[int, ...] = ()
+
+    @property
+    def deciding(self) -> int | None:
+        """The condition that decides, or None where the flags do."""
+        return next((i for i in self.matching if self.rule.when[i].decision == self.verdict), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A ruling, and how it came about: the rules that count (a user's own before what it tightens), those that are
+    there and don't, and the one that decides."""
+
+    ruling: Ruling
+    counted: tuple[Look, ...]
+    passed_over: tuple[Scope, ...]
+    decided_by: Look
+
+
 def check(rule: Rule) -> Rule:
     """Return the rule, or raise Invalid with why it can't be one."""
     if rule.auto_execute and rule.approval_required:
@@ -91,11 +122,11 @@ def check(rule: Rule) -> Rule:
         raise Invalid("quorum must be 1 or more.")
     if rule.expires_in_s is not None and not 1 <= rule.expires_in_s <= 90 * 24 * 3600:
         raise Invalid("expires_in_s must lie between 1 and 7776000 (90 days).")
-    for index, when in enumerate(rule.when):
-        try:
-            _matcher(rfc8785.dumps(when.args))
-        except ValueError as error:
-            raise Invalid(f"when[{index}].args is not a JSON Schema that can be used: {error}") from error
+    for entry in rule.approvers or ():
+        if entry.startswith(CHANNEL_PREFIX) and not _CHANNEL.fullmatch(entry):
+            raise Invalid(f"The approver {entry[:80]!r} is no channel: write channel: and the channel's id (C...).")
+    if problem := doors.problem(rule) or conditions.problem(rule.when):
+        raise Invalid(problem)
     return rule
 
 
@@ -112,38 +143,62 @@ def rule_on(
     own: Row | None,
     default_expiry_s: int = DEFAULT_EXPIRY_S,
 ) -> Ruling:
-    """Return what counts for a user's call with these arguments (None: for the tool as such, conditions unseen).
+    """Return what counts for a user's call with these arguments (None: for the tool as such, conditions unseen)."""
+    return explain(args, read_only=read_only, default=default, own=own, default_expiry_s=default_expiry_s).ruling
+
+
+def explain(
+    args: Mapping[str, Any] | None,
+    *,
+    read_only: bool,
+    default: Row | None,
+    own: Row | None,
+    default_expiry_s: int = DEFAULT_EXPIRY_S,
+) -> Explanation:
+    """Return what counts for a user's call, and why: the only place that knows the precedence.
 
     A row that an admin set for the user replaces the default, looser or stricter. One that the user set can only
     tighten: the stricter of it and of what would count without it. Else the default, else the tool's declaration.
     """
-    base = default.rule if default else declared(read_only=read_only)
-    if own is None:
-        return _ruling(base, args, default_expiry_s)
-    if own.by_admin:
-        return _ruling(own.rule, args, default_expiry_s)
-    without = _ruling(own.beneath or base, args, default_expiry_s)
-    return _stricter(_ruling(own.rule, args, default_expiry_s), without)
+    given = dict(args) if args is not None else None
+    there = [(Scope.DEFAULT, default.rule)] if default else []
+    there.append((Scope.DECLARATION, declared(read_only=read_only)))
+    if own is not None and (of_admin := own.rule if own.by_admin else own.beneath) is not None:
+        there.insert(0, (Scope.USER_BY_ADMIN, of_admin))
+    (scope, rule), *others = there
+    base, passed_over = _look(scope, rule, given), tuple(scope for scope, _ in others)
+    ruling = _ruling(base, default_expiry_s)
+    if own is None or own.by_admin:
+        return Explanation(ruling, (base,), passed_over, base)
+    mine = _look(Scope.OWN, own.rule, given)
+    decides = mine if _STRICTNESS.index(mine.verdict) > _STRICTNESS.index(base.verdict) else base
+    stricter = _stricter(_ruling(mine, default_expiry_s), ruling)
+    return Explanation(stricter, (mine, base), passed_over, decides)
 
 
-def _ruling(rule: Rule, args: Mapping[str, Any] | None, default_expiry_s: int) -> Ruling:
+def _look(scope: Scope, rule: Rule, args: dict[str, Any] | None) -> Look:
+    """Return what one rule says: matching conditions beat its flags, and the strictest of them counts."""
+    if args is not None:
+        matching = tuple(index for index, when in enumerate(rule.when) if when.matches(args))
+        if matching:
+            verdicts = [Verdict(rule.when[index].decision) for index in matching]
+            return Look(scope, rule, max(verdicts, key=_STRICTNESS.index), matching)
+    if rule.auto_execute:
+        return Look(scope, rule, Verdict.AUTO)
+    return Look(scope, rule, Verdict.ASK if rule.approval_required else Verdict.DENY)
+
+
+def _ruling(look: Look, default_expiry_s: int) -> Ruling:
+    rule = look.rule
     return Ruling(
-        verdict=_verdict(rule, args),
+        verdict=look.verdict,
         approvers=rule.approvers,
         quorum=rule.quorum or 1,
         four_eyes=bool(rule.four_eyes),
         expires_in_s=rule.expires_in_s or default_expiry_s,
+        doors=rule.doors,
+        fresh_login_s=rule.fresh_login_s,
     )
-
-
-def _verdict(rule: Rule, args: Mapping[str, Any] | None) -> Verdict:
-    if args is not None:
-        matching = [Verdict(w.decision) for w in rule.when if _matcher(rfc8785.dumps(w.args)).is_valid(dict(args))]
-        if matching:
-            return max(matching, key=_STRICTNESS.index)
-    if rule.auto_execute:
-        return Verdict.AUTO
-    return Verdict.ASK if rule.approval_required else Verdict.DENY
 
 
 def _stricter(one: Ruling, other: Ruling) -> Ruling:
@@ -154,28 +209,21 @@ def _stricter(one: Ruling, other: Ruling) -> Ruling:
         quorum=max(one.quorum, other.quorum),
         four_eyes=one.four_eyes or other.four_eyes,
         expires_in_s=min(one.expires_in_s, other.expires_in_s),
-    )
-
-
-def _refuse(uri: str) -> Any:
-    raise ValueError(f"it refers to {uri}; a policy's schema must be whole in itself")
-
-
-@lru_cache(maxsize=512)
-def _matcher(schema: bytes) -> Any:
-    # Linear-time regexes and no retrieval: a schema is an admin's input, and is matched on the event loop.
-    return jsonschema_rs.validator_for(
-        json.loads(schema), pattern_options=jsonschema_rs.RegexOptions(), retriever=_refuse
+        doors=doors.both(one.doors, other.doors),
+        fresh_login_s=doors.sooner(one.fresh_login_s, other.fresh_login_s),
     )
 
 
 def groups_needed(entries: Collection[str]) -> list[str]:
-    """Return the user groups among approver entries."""
-    return sorted(entry for entry in entries if entry[:1] == "S" and _CHAT_ID.fullmatch(entry))
+    """Return the entries whose members the chat platform knows: its user groups, and channels as `channel:<id>`."""
+    return sorted(
+        entry for entry in entries if (entry[:1] == "S" and _CHAT_ID.fullmatch(entry)) or _CHANNEL.fullmatch(entry)
+    )
 
 
 def may_decide(by: Principal, approvers: Collection[str], *, groups: Mapping[str, Collection[str]]) -> bool:
-    """Return whether a person has standing under these entries: chat user ids, group ids, usernames, `role:<role>`.
+    """Return whether a person has standing under these entries: chat user ids, group ids, `channel:<id>`, usernames,
+    `role:<role>`.
 
     Chat display names never match, and a chat user who has no account here has no username that could.
     """
@@ -196,7 +244,7 @@ def usernames(entries: Collection[str]) -> list[str]:
 
 
 def _is_username(entry: str) -> bool:
-    return not (_CHAT_ID.fullmatch(entry) or entry.startswith(ROLE_PREFIX))
+    return not (_CHAT_ID.fullmatch(entry) or entry.startswith((ROLE_PREFIX, CHANNEL_PREFIX)))
 
 
 def has_standing(
@@ -218,6 +266,8 @@ def settle(
     standing: bool,
     now: datetime,
     reason: str | None = None,
+    door: Door | None = None,
+    login_at: datetime | None = None,
 ) -> Approval:
     """Return the approval with this person's vote, settled where the vote settles it, or raise why it may not be cast.
 
@@ -234,7 +284,7 @@ def settle(
         raise OwnRequest("Someone else must approve what you asked for.")
     if now >= approval.expires_at:
         raise ApprovalExpired(_TOO_LATE)
-    vote = Vote(by.person, decision, reason, approval.args_digest, now)
+    vote = Vote(by.person, decision, reason, approval.args_digest, now, door, login_at)
     votes = (*(v for v in approval.votes if v.by.user_id != by.user_id), vote)
     voted = replace(approval, votes=votes)
     if decision is Decision.REJECT:

@@ -13,6 +13,7 @@ from agent.approvals.types import (
     Approval,
     ApprovalStatus,
     Decision,
+    Door,
     ExecutionStatus,
     InvalidArguments,
     Vote,
@@ -87,6 +88,8 @@ async def insert(
         now,
         now if handled else None,
         float(ruling.expires_in_s),
+        list(ruling.doors) if ruling.doors is not None else None,
+        ruling.fresh_login_s,
     )
 
 
@@ -171,6 +174,8 @@ async def save(tx: Tx, before: Approval, after: Approval) -> None:
                 vote.reason,
                 vote.args_digest,
                 vote.at,
+                vote.door,
+                vote.login_at,
             )
 
 
@@ -202,6 +207,8 @@ def _approval(row: Any) -> Approval:
         expires_at=row["expires_at"],
         created_at=row["created_at"],
         votes=tuple(_vote(vote) for vote in row["votes"] or ()),
+        doors=tuple(Door(door) for door in row["doors"]) if row["doors"] is not None else None,
+        fresh_login_s=row["fresh_login_s"],
     )
 
 
@@ -218,4 +225,6 @@ def _vote(vote: dict[str, Any]) -> Vote:
         reason=vote["reason"],
         args_digest=vote["args_digest"],
         at=datetime.fromisoformat(vote["at"]),
+        door=Door(vote["door"]) if vote["door"] else None,
+        login_at=datetime.fromisoformat(vote["login_at"]) if vote["login_at"] else None,
     )

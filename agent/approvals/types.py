@@ -17,6 +17,15 @@ class Decision(StrEnum):
     REJECT = "reject"
 
 
+class Door(StrEnum):
+    """Where a decision comes from: Slack, REST, the web console, or the command line."""
+
+    SLACK = "slack"
+    API = "api"
+    WEB = "web"
+    CLI = "cli"
+
+
 class ApprovalStatus(StrEnum):
     """How an approval stands; all but the first are settled."""
 
@@ -46,6 +55,9 @@ class Vote:
     reason: str | None
     args_digest: str
     at: datetime
+    door: Door | None = None
+    login_at: datetime | None = None
+    """When the person had last entered a password; None for keys, service tokens, and doors without passwords."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,10 @@ class Approval:
     expires_at: datetime
     created_at: datetime
     votes: tuple[Vote, ...] = field(default_factory=tuple)
+    doors: tuple[Door, ...] | None = None
+    """Where it may be approved; None: everywhere."""
+    fresh_login_s: int | None = None
+    """How long ago its approvers may have logged in with a password; None: they need not."""
 
     @property
     def is_settled(self) -> bool:
@@ -92,6 +108,14 @@ class NotAnApprover(NotAllowed):
 
 class OwnRequest(NotAllowed):
     code = "four_eyes"
+
+
+class WrongDoor(NotAllowed):
+    code = "wrong_door"
+
+
+class FreshLoginNeeded(NotAllowed):
+    code = "fresh_login_needed"
 
 
 class DeniedByPolicy(NotAllowed):

@@ -1,12 +1,16 @@
 """The catalogue in the database: what tools there are, and which policy rows count for them."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from agent.approvals.policy import Row, Rule, When
+from agent.approvals.conditions import When
+from agent.approvals.policy import Row, Rule
+from agent.approvals.types import Door
 from agent.errors import Conflict, NotFound
 from agent.tools.base import Source, ToolSpec
 from agent.tools.registry import Governed
@@ -178,8 +182,8 @@ async def rows(tx: Tx, tool_id: UUID, user_id: UUID) -> tuple[Row | None, Row | 
     """Return the default row and the user's own, as they stand in this transaction."""
     found = await tx.fetch(sql.rows, tool_id, user_id)
     return (
-        next((_row(row) for row in found if row["user_id"] is None), None),
-        next((_row(row) for row in found if row["user_id"] is not None), None),
+        next((row_of(row) for row in found if row["user_id"] is None), None),
+        next((row_of(row) for row in found if row["user_id"] is not None), None),
     )
 
 
@@ -188,7 +192,7 @@ async def rows_of_user(tx: Tx, user_id: UUID) -> dict[UUID, tuple[Row | None, Ro
     found: dict[UUID, tuple[Row | None, Row | None]] = {}
     for row in await tx.fetch(sql.rows_of_user, user_id):
         default, own = found.get(row["tool_id"], (None, None))
-        found[row["tool_id"]] = (_row(row), own) if row["user_id"] is None else (default, _row(row))
+        found[row["tool_id"]] = (row_of(row), own) if row["user_id"] is None else (default, row_of(row))
     return found
 
 
@@ -204,7 +208,9 @@ async def save_row(
         rule.quorum,
         rule.four_eyes,
         rule.expires_in_s,
-        [{"args": when.args, "decision": when.decision} for when in rule.when],
+        _written(rule.when),
+        list(rule.doors) if rule.doors is not None else None,
+        rule.fresh_login_s,
     )
     if user_id is None:
         return await tx.fetchval(sql.save_default, *values)
@@ -221,16 +227,39 @@ def _beneath(rule: Rule | None) -> dict[str, Any] | None:
         "quorum": rule.quorum,
         "four_eyes": rule.four_eyes,
         "expires_in_s": rule.expires_in_s,
-        "rules": [{"args": when.args, "decision": when.decision} for when in rule.when],
+        "doors": list(rule.doors) if rule.doors is not None else None,
+        "fresh_login_s": rule.fresh_login_s,
+        "rules": _written(rule.when),
     }
 
 
-def _row(row: Any) -> Row:
-    beneath = row["beneath"]
-    return Row(rule=_rule(row), by_admin=row["by_admin"], beneath=_rule(beneath) if beneath else None)
+def _written(conditions: tuple[When, ...]) -> list[dict[str, Any]]:
+    return [{"args": when.args, "decision": when.decision} for when in conditions]
 
 
-def _rule(row: Any) -> Rule:
+def row_of(row: Any) -> Row:
+    """Return a policy row from a record with its JSON as text."""
+    return Row(
+        rule=_rule(row, _conditions(row["rules"])),
+        by_admin=row["by_admin"],
+        beneath=_beneath_of(row["beneath"]) if row["beneath"] else None,
+    )
+
+
+# Keyed by the row's own text, so a changed row is another one: parsed and compiled once while it stays as it is.
+@lru_cache(maxsize=64)
+def _conditions(text: str | None) -> tuple[When, ...]:
+    return tuple(When(when["args"], when["decision"]) for when in (json.loads(text) if text else None) or ())
+
+
+@lru_cache(maxsize=64)
+def _beneath_of(text: str) -> Rule:
+    found = json.loads(text)
+    known = {"doors": None, "fresh_login_s": None, **found}  # rows of earlier releases have neither
+    return _rule(known, tuple(When(when["args"], when["decision"]) for when in found["rules"] or ()))
+
+
+def _rule(row: Any, conditions: tuple[When, ...]) -> Rule:
     return Rule(
         auto_execute=row["auto_execute"],
         approval_required=row["approval_required"],
@@ -238,5 +267,7 @@ def _rule(row: Any) -> Rule:
         quorum=row["quorum"],
         four_eyes=row["four_eyes"],
         expires_in_s=row["expires_in_s"],
-        when=tuple(When(when["args"], when["decision"]) for when in row["rules"] or ()),
+        doors=tuple(Door(door) for door in row["doors"]) if row["doors"] is not None else None,
+        fresh_login_s=row["fresh_login_s"],
+        when=conditions,
     )

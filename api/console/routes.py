@@ -27,7 +27,7 @@ _FILES = {
     "/favicon.ico": ("icon.svg", "image/svg+xml"),
 } | {
     f"/console/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-    for name in ("console", "session", "approvals", "markdown", "calls", "dom")
+    for name in ("console", "session", "approvals", "relogin", "markdown", "calls", "dom")
 }
 
 

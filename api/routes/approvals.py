@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import Query, Response
 
 from agent.approvals.types import ApprovalStatus, Decision
-from api.door import Actor, Cursor, IdempotencyKey, Limit, Service, guarded_router
+from api.door import Actor, CameBy, Cursor, IdempotencyKey, Limit, Service, guarded_router
 from api.problems import documented
 from api.schemas import ApprovalOut, ApproveIn, AskIn, ListOut, RejectIn, listed
 
@@ -63,7 +63,8 @@ async def read(service: Service, actor: Actor, approval_id: UUID) -> ApprovalOut
 @router.post(
     "/{approval_id}/approve",
     summary="Approve a call",
-    description="With `args`, what runs are these arguments; earlier votes are void then.",
+    description="With `args`, what runs are these arguments; earlier votes are void then. Where the rule names doors "
+    "or asks for a fresh login, another way is 403 `wrong_door` or `fresh_login_needed`.",
     operation_id="approve",
     responses=documented(409, 410),
 )
@@ -73,7 +74,9 @@ async def read(service: Service, actor: Actor, approval_id: UUID) -> ApprovalOut
     operation_id="approve_tool_call",
     responses=documented(409, 410),
 )
-async def approve(service: Service, actor: Actor, approval_id: UUID, body: ApproveIn | None = None) -> ApprovalOut:
+async def approve(
+    service: Service, actor: Actor, came: CameBy, approval_id: UUID, body: ApproveIn | None = None
+) -> ApprovalOut:
     said = body or ApproveIn()
     settled = await service.decide_approval(
         approval_id,
@@ -82,6 +85,7 @@ async def approve(service: Service, actor: Actor, approval_id: UUID, body: Appro
         reason=said.reason,
         args=said.args,
         expected_digest=said.args_digest,
+        **came,
     )
     return ApprovalOut.of(settled)
 
@@ -100,9 +104,11 @@ async def approve(service: Service, actor: Actor, approval_id: UUID, body: Appro
     operation_id="reject_tool_call",
     responses=documented(409, 410),
 )
-async def reject(service: Service, actor: Actor, approval_id: UUID, body: RejectIn | None = None) -> ApprovalOut:
+async def reject(
+    service: Service, actor: Actor, came: CameBy, approval_id: UUID, body: RejectIn | None = None
+) -> ApprovalOut:
     said = body or RejectIn()
     settled = await service.decide_approval(
-        approval_id, Decision.REJECT, by=actor, reason=said.reason, expected_digest=said.args_digest
+        approval_id, Decision.REJECT, by=actor, reason=said.reason, expected_digest=said.args_digest, **came
     )
     return ApprovalOut.of(settled)

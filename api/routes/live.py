@@ -10,6 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from agent.approvals.types import Decision
+from agent.approvals.types import Door as DecisionDoor
 from agent.errors import Expired, Invalid, NotFound, Refusal
 from agent.identities import Authenticated
 from agent.throttle import TooMany
@@ -166,6 +167,8 @@ class _Line:
                 reason=command.reason,
                 args=command.args,
                 expected_digest=command.args_digest,
+                door=DecisionDoor.WEB if self._credential.is_cookie else DecisionDoor.API,
+                login_at=caller.login_at,
             )
         elif await self._service.cancel_turn(self._session_id, by=by) is None:
             raise Problem(409, "nothing_running", "Nothing is running in this session.")

@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime
 
+from agent.approvals import doors
 from agent.approvals.policy import valid_approvals
-from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus, Vote
+from agent.approvals.types import Approval, ApprovalStatus, Decision, Door, ExecutionStatus, Vote
 from agent.types import Person
 from bot import mrkdwn
 from bot.payloads import APPROVE, EDIT, REJECT, REJECT_REASON, REVIEW, SEEN, SHOW_ARGUMENTS
@@ -29,7 +30,7 @@ EXECUTIONS = {
     ExecutionStatus.UNKNOWN: "Nobody can tell whether it ran: look at the system itself before you repeat it.",
 }
 
-NOTES: dict[Room, list[Block]] = {
+_NOTES: dict[Room, list[Block]] = {
     Room.CARD: [],
     Room.MODAL: [footnote("Too long for a card: read it all with *Show all arguments*, and approve it there.")],
     Room.FILE: [
@@ -90,7 +91,7 @@ def _short(text: str, limit: int = 500) -> str:
 
 def _open(approval: Approval, room: Room) -> list[Block]:
     return [
-        *NOTES[room],
+        *notes(approval, room),
         {"type": "actions", "block_id": seen_block(approval), "elements": offered(approval, room)},
         *_votes(approval),
         terms(approval),
@@ -98,15 +99,22 @@ def _open(approval: Approval, room: Room) -> list[Block]:
 
 
 def offered(approval: Approval, room: Room) -> list[Block]:
-    """Return the buttons of a pending call: all of them where its arguments can be read here."""
+    """Return the buttons of a pending call: all of them where its arguments can be read, and it may be approved, here."""
     value = str(approval.approval_id)
     approve = button("Approve", APPROVE, value, "primary")
     show = button("Show all arguments", SHOW_ARGUMENTS, value)
     edit = button("Edit", EDIT, value)
     reject = button("Reject", REJECT, value, "danger")
     why = button("Reject with reason…", REJECT_REASON, value)
+    if not doors.offers(approval, Door.SLACK):
+        return [*([show] if room is Room.MODAL else []), reject, why]
     first = {Room.CARD: [approve, edit], Room.MODAL: [show, edit], Room.FILE: []}[room]
     return [*first, reject, why]
+
+
+def notes(approval: Approval, room: Room) -> list[Block]:
+    """Return where a pending call can be approved, if that is not here."""
+    return _NOTES[room] if doors.offers(approval, Door.SLACK) else [footnote(doors.where(approval))]
 
 
 def terms(approval: Approval) -> Block:
@@ -174,4 +182,6 @@ def review_modal(approval: Approval) -> Block:
         "close": plain("Close"),
         "blocks": blocks,
     }
+    if not approval.is_settled and not doors.offers(approval, Door.SLACK):
+        return {**view, "blocks": [*blocks, footnote(doors.where(approval))]}
     return view if approval.is_settled else {**view, "submit": plain("Approve")}

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
-from agent.approvals.types import Approval, ExecutionStatus
+from agent.approvals import doors
+from agent.approvals.types import Approval, Door, ExecutionStatus
 from bot import mrkdwn
 from bot.payloads import APPROVE_ALL, SEEN_ALL
 from bot.views import arguments
 from bot.views.approval import (
     EXECUTIONS,
     HEADS,
-    NOTES,
     digest_shown,
     first_lines,
     moment,
+    notes,
     offered,
     person,
     seen_block,
@@ -65,7 +66,8 @@ def _blocks(approvals: Sequence[Approval], rooms: Sequence[Room]) -> list[Block]
     blocks = [ours(f"*{_count(approvals)}*\nAsked for by {person(approvals[0].requested_by)}")]
     for i, (approval, room) in enumerate(zip(approvals, rooms, strict=True), start=1):
         blocks += _row(i, approval, room)
-    ready = [a for a, room in zip(approvals, rooms, strict=True) if room is Room.CARD and not a.is_settled]
+    open_here = [not a.is_settled and doors.offers(a, Door.SLACK) for a in approvals]
+    ready = [a for a, room, is_open in zip(approvals, rooms, open_here, strict=True) if is_open and room is Room.CARD]
     return [*blocks, _approve_all(ready)] if len(ready) > 1 else blocks
 
 
@@ -91,7 +93,7 @@ def _row(number: int, approval: Approval, room: Room) -> list[Block]:
     # Two calls with the same arguments share a digest, and Slack wants each block's id once.
     actions = {"type": "actions", "block_id": f"{seen_block(approval)}:{number}", "elements": offered(approval, room)}
     votes = "\n".join(vote_shown(approval, vote) for vote in approval.votes[-_VOTES:])
-    return [*blocks, *NOTES[room], actions, *([footnote(votes)] if votes else []), terms(approval)]
+    return [*blocks, *notes(approval, room), actions, *([footnote(votes)] if votes else []), terms(approval)]
 
 
 def _head(number: int, approval: Approval) -> str:

@@ -1,9 +1,9 @@
 -- name: insert
 INSERT INTO approvals (approval_id, session_id, turn_id, tool_call_id, tool_id, tool_name, schema_hash, args, args_digest,
        args_proposed, requested_by, requested_reason, status, approvers, quorum, four_eyes, reason, decided_at, handled_at,
-       expires_at)
+       expires_at, doors, fresh_login_s)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $8, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-        now() + make_interval(secs => $19))
+        now() + make_interval(secs => $19), $20, $21)
 ON CONFLICT (session_id, tool_call_id) DO NOTHING;
 
 -- name: lock_session
@@ -44,9 +44,10 @@ UPDATE approvals SET status = $2, args = $3, args_digest = $4, decided_by = $5, 
  WHERE approval_id = $1;
 
 -- name: save_vote
-INSERT INTO votes (approval_id, voter_id, decision, reason, args_digest, at) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO votes (approval_id, voter_id, decision, reason, args_digest, at, door, login_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (approval_id, voter_id) DO UPDATE SET decision = EXCLUDED.decision, reason = EXCLUDED.reason,
-       args_digest = EXCLUDED.args_digest, at = EXCLUDED.at;
+       args_digest = EXCLUDED.args_digest, at = EXCLUDED.at, door = EXCLUDED.door, login_at = EXCLUDED.login_at;
 
 -- name: handle
 UPDATE approvals SET handled_at = now() WHERE approval_id = $1 AND handled_at IS NULL;

@@ -20,6 +20,7 @@ from agent.approvals.types import (
     ApprovalStatus,
     ChangedMeanwhile,
     Decision,
+    Door,
     ExecutionStatus,
     InvalidArguments,
     NotAnApprover,
@@ -219,6 +220,8 @@ class MemoryService:
         reason: str | None = None,
         args: dict[str, Any] | None = None,
         expected_digest: str | None = None,
+        door: Door | None = None,
+        login_at: datetime | None = None,
     ) -> Approval:
         approval = await self.read_approval(approval_id, by=by)
         now = datetime.now(UTC)

@@ -15,6 +15,7 @@ from agent.approvals.types import (
     ApprovalStatus,
     ChangedMeanwhile,
     Decision,
+    Door,
     ExecutionStatus,
     InvalidArguments,
     NotAnApprover,
@@ -190,6 +191,7 @@ class FakeService:
         args: dict[str, Any] | None = None,
         expected_digest: str | None = None,
         within: UUID | None = None,
+        door: Door | None = None,
     ) -> Approval:
         found = await self.read_approval(approval_id, by=None)
         if within not in (None, found.session_id):

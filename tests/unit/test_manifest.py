@@ -18,6 +18,8 @@ KINDS = ("channels", "groups", "im", "mpim")
 MADE_OF = {"files_upload_v2": ("files.getUploadURLExternal", "files.completeUploadExternal")}
 # What neither a method's name nor an event's tells.
 FOR_FEATURES = {"agent_view": {"assistant:write"}}
+# Approvers are members of channels, never of direct messages.
+FOR_CHANNELS_ONLY = {"conversations.members": {"channels:read", "groups:read"}}
 FOR_FIELDS = {"users.info": {"users:read.email"}}
 FOR_EVENTS = {"app_mention": {"app_mentions:read"}} | {f"message.{kind}": {f"{kind}:history"} for kind in KINDS}
 
@@ -47,6 +49,8 @@ def methods():
 
 
 def scopes_of(method):
+    if method in FOR_CHANNELS_ONLY:
+        return FOR_CHANNELS_ONLY[method]
     scope = METHOD_SCOPES[method]
     wanted = {scope.replace("*", kind) for kind in KINDS} if scope and "*" in scope else {scope} - {None}
     return wanted | FOR_FIELDS.get(method, set())

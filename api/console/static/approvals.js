@@ -2,6 +2,7 @@
 
 import { post } from "./calls.js";
 import { el, exact, time } from "./dom.js";
+import { loginForm } from "./relogin.js";
 
 const LONG = 3000;
 const SETTLED = { approved: "Approved", rejected: "Rejected", expired: "Expired", cancelled: "Cancelled" };
@@ -91,6 +92,7 @@ function decisionForm(approval, args, changed) {
   const approve = el("button", { type: "button", class: "primary", onclick: () => decide("approve") }, "Approve");
   const reject = el("button", { type: "button", class: "danger outline", onclick: () => decide("reject") }, "Reject");
   const error = el("p", { class: "error", role: "alert" });
+  const login = el("div");
   if (!args.read) {
     approve.disabled = true;
     approve.title = "Show all the arguments first";
@@ -99,23 +101,28 @@ function decisionForm(approval, args, changed) {
       approve.title = "";
     };
   }
+  function said() {
+    // What this card shows, so that a decision never counts for arguments that were changed meanwhile.
+    const body = { args_digest: approval.args_digest };
+    if (reason.value.trim()) body.reason = reason.value.trim();
+    return body;
+  }
   async function decide(verb) {
     approve.disabled = reject.disabled = true;
     error.textContent = "";
+    const path = `/api/approvals/${approval.approval_id}/${verb}`;
     try {
-      // What this card shows, so that a decision never counts for arguments that were changed meanwhile.
-      const body = { args_digest: approval.args_digest };
-      if (reason.value.trim()) body.reason = reason.value.trim();
-      changed(await post(`/api/approvals/${approval.approval_id}/${verb}`, body));
+      changed(await post(path, said()));
     } catch (refused) {
       error.textContent = refused.message;
+      if (refused.problem.code === "fresh_login_needed" && !login.firstChild) login.append(loginForm(path, said, changed));
       reject.disabled = false;
       approve.disabled = !args.read;
       if (refused.status === 409 || refused.status === 410) changed(null);
     }
   }
   const label = el("label", { class: "visually-hidden", for: reason.id }, "Reason");
-  return el("div", { class: "decide" }, label, reason, el("div", { class: "buttons" }, reject, approve), error);
+  return el("div", { class: "decide" }, label, reason, el("div", { class: "buttons" }, reject, approve), error, login);
 }
 
 function outcome(approval) {

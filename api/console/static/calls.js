@@ -8,6 +8,7 @@ export class Refused extends Error {
   }
 }
 
+const LOGIN = "/api/users/login";
 let onSignedOut = () => {};
 export const whenSignedOut = (handler) => (onSignedOut = handler);
 
@@ -24,17 +25,23 @@ async function send(method, path, body, options = {}) {
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  if (response.status === 401 && !path.startsWith("/console/")) onSignedOut();
+  if (response.status === 401 && !path.startsWith("/console/") && path !== LOGIN) onSignedOut();
   throw new Refused(response.status, problem);
 }
 
-async function json(method, path, body) {
-  const response = await send(method, path, body);
+async function json(method, path, body, options) {
+  const response = await send(method, path, body, options);
   return response.status === 204 ? null : response.json();
 }
 
 export const get = (path) => json("GET", path);
 export const post = (path, body = {}) => json("POST", path, body);
+
+// One call as somebody who enters their password for it; the token is kept nowhere.
+export async function postAs(username, password, path, body) {
+  const { access_token: token } = await post(LOGIN, { username, password });
+  return json("POST", path, body, { headers: { Authorization: `Bearer ${token}` } });
+}
 export const remove = (path) => json("DELETE", path);
 
 // Sends a message and tells `hear` of each event of its turn until the turn ends or waits.
