@@ -102,7 +102,6 @@ class VoteOut(Out):
     decision: Decision
     reason: str | None
     at: Time
-    door: Door | None = Field(description="Where it was cast.")
 
 
 class ApprovalOut(Out):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from benchmarks import growth, rest, scaling, slack, starting, turns
+from benchmarks import growth, policy, rest, scaling, slack, starting, turns
 from benchmarks.database import Server, server
 from benchmarks.figures import Figure, table
 from benchmarks.subject import quiet
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Server], Awaitable[list[Figure]]]] = {
     "thread": growth.one_thread,
     "resting": growth.resting,
     "workers": scaling.workers,
+    "policy": policy.decisions,
 }
 
 

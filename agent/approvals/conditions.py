@@ -58,7 +58,7 @@ def problem(conditions: Sequence[When]) -> str | None:
 
 def _short(error: Exception) -> str:
     text = error.message if isinstance(error, jsonschema_rs.ValidationError) else str(error)
-    return " ".join(text.split())[:300]
+    return f"{' '.join(text.split())[:300].rstrip('.')}."
 
 
 def _check(schema: dict[str, Any]) -> None:

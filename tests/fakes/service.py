@@ -208,6 +208,7 @@ class FakeService:
                 raise InvalidArguments(wrong)
             changes = {"args": args, "args_digest": store.digest(store.canonical(args))}
         who = Person(uuid4(), by.user[2:].lower(), None, by.user)
+        assert door is Door.SLACK, "a door says which one it is"
         self.decisions.append((approval_id, decision, by))
         vote = Vote(who, decision, reason, changes.get("args_digest", found.args_digest), NOW)
         votes = (*found.votes, vote)

@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.approvals.types import ApprovalStatus
+from agent.approvals.types import ApprovalStatus, Door
 from bot import mrkdwn
 from bot.views import arguments
 from bot.views.approval import approval_card, review_modal
@@ -112,3 +113,31 @@ def test_the_digest_of_a_card_changes_only_with_what_it_shows():
     asked = approval()
     assert approval_card(asked).digest == approval_card(asked).digest
     assert approval_card(asked).digest != approval_card(approval()).digest
+
+
+@pytest.mark.parametrize(
+    ("terms", "says"),
+    [
+        ({"doors": (Door.WEB,)}, "only in the web console"),
+        ({"doors": (Door.SLACK, Door.API), "fresh_login_s": 300}, "only over REST, by someone who entered"),
+        ({"fresh_login_s": 3600}, "within the last hour"),
+    ],
+)
+@pytest.mark.parametrize("size", [10, 20_000])
+def test_where_slack_is_not_the_place_to_approve_the_card_says_where_and_still_rejects(terms, says, size):
+    asked = approval(args={"service": "x" * size}, **terms)
+    card = approval_card(asked)
+    actions = {e["action_id"] for _, e in pressables(card.blocks)}
+    assert "approval_approve" not in actions
+    assert "approval_reject" in actions
+    assert says in json.dumps(card.blocks)
+    view = review_modal(asked)
+    assert "submit" not in view
+    assert says in json.dumps(view["blocks"])
+    assert check_blocks(list(card.blocks)) == []
+    assert check_view(view) == []
+
+
+def test_a_door_that_includes_slack_changes_nothing_on_the_card():
+    card = approval_card(approval(args={"service": "web"}, doors=(Door.WEB, Door.SLACK)))
+    assert "approval_approve" in {e["action_id"] for _, e in pressables(card.blocks)}

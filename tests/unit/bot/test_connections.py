@@ -19,6 +19,7 @@ from bot.directory import SlackCourier, SlackGroups, SlackProfiles
 from bot.errands import Errands
 from bot.http import SlackEndpoint
 from tests.fakes.slack import ALICE, BOB, BOT_USER, CAROL, GUEST, SRE, STRANGER, TEAM
+from tests.fakes.slack_workspace import OPS
 
 
 @pytest.fixture
@@ -56,6 +57,17 @@ async def test_a_groups_members_are_read_from_slack(client):
     assert await SlackGroups(client).members(SRE) == [BOB, CAROL]
 
 
+async def test_a_channels_members_are_read_page_by_page(slack, client, mocker):
+    mocker.patch("bot.directory._MEMBERS_A_PAGE", 2)
+    found = await SlackGroups(client).members(f"channel:{OPS}")
+    assert sorted(found) == sorted(slack.channels[OPS]["members"])
+    assert sum(call.method == "conversations.members" for call in slack.calls) == (len(found) + 1) // 2 > 1
+
+
+async def test_a_channel_that_the_bot_can_not_see_has_no_members(client):
+    assert await SlackGroups(client).members("channel:C0NOBODY") == []
+
+
 async def test_a_group_that_does_not_exist_has_no_members(client):
     assert await SlackGroups(client).members("S0NOBODY") == []
 
@@ -65,11 +77,13 @@ async def test_a_directory_that_cannot_be_asked_says_so(slack, client, mocker, t
     mocker.patch("bot.directory._TIMEOUT_S", 0.3)
     if trouble == "scope":
         slack.scopes = {"chat:write"}
-    for method in ("usergroups.users.list", "users.info"):
+    for method in ("usergroups.users.list", "users.info", "conversations.members"):
         slack.down[method] = 1 if trouble == "down" else 0
         slack.slow[method] = 2.0 if trouble == "slow" else 0.0
     with pytest.raises(DirectoryUnavailable, match="try again"):
         await SlackGroups(client).members(SRE)
+    with pytest.raises(DirectoryUnavailable, match="try again"):
+        await SlackGroups(client).members(f"channel:{OPS}")
     with pytest.raises(DirectoryUnavailable, match="try again"):
         await SlackProfiles(client).profile(TEAM, ALICE)
 
