@@ -99,7 +99,7 @@ def _open(approval: Approval, room: Room) -> list[Block]:
 
 
 def offered(approval: Approval, room: Room) -> list[Block]:
-    """Return the buttons of a pending call: all of them where its arguments can be read, and it may be approved, here."""
+    """Return the buttons of a pending call: all where it can be read, and may be approved, here."""
     value = str(approval.approval_id)
     approve = button("Approve", APPROVE, value, "primary")
     show = button("Show all arguments", SHOW_ARGUMENTS, value)

@@ -6,6 +6,7 @@ import { loginForm } from "./relogin.js";
 
 const LONG = 3000;
 const SETTLED = { approved: "Approved", rejected: "Rejected", expired: "Expired", cancelled: "Cancelled" };
+const DOORS = { slack: "in Slack", api: "over REST", web: "here", cli: "on the command line" };
 const EXECUTION = {
   running: "Running…",
   succeeded: "Done",
@@ -77,6 +78,7 @@ function facts(approval, sessionLink) {
   if (approval.requested_reason) fact("Why", exact(approval.requested_reason));
   fact("Digest", el("code", { title: approval.args_digest }, approval.args_digest.slice(0, 12)));
   if (approval.status === "pending") fact("Expires", time(approval.expires_at));
+  if (approval.status === "pending" && approval.doors) fact("May be approved", approval.doors.map((door) => DOORS[door] ?? door).join(", "));
   if (approval.quorum > 1) fact("Approvals needed", String(approval.quorum));
   if (sessionLink) fact("Session", el("a", { href: `#/s/${approval.session_id}` }, "Open"));
   return list;
