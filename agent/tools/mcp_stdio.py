@@ -17,11 +17,13 @@ from mcp.shared.message import SessionMessage
 from agent.sandbox import capability, run
 from agent.sandbox.policy import Mode, SandboxSpec
 from agent.tools.ending import outlast
-from agent.tools.mcp_config import McpServerConfig
+from agent.tools.mcp_config import McpServerConfig, Sandboxing
 from agent.tools.mcp_http import ATTEMPT, MESSAGE_LIMIT
 
 GRACE_S = 2.0
 STDERR_BYTES = 4096
+_TELLING = re.compile(r"(?i)(error|exception|fatal|panic)\b|permission denied")
+_NO_ROOM = re.compile(r"(?i)out of memory|(cannot|could not|failed to) (allocate|reserve)")
 _ID = re.compile(rb'"id"\s*:\s*(\d+|"[^"\\]{1,100}")')
 
 
@@ -89,9 +91,13 @@ class StdioTransport:
             self._folder.close()
 
     def last_words(self) -> str:
-        """Return the last line of the server's stderr, for whoever asks why it ended."""
+        """Return the line of the server's stderr that best tells why it ended, and what an admin may do about it."""
         lines = [line.strip() for line in self._stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        return self._config.masked(lines[-1])[:200] if lines else ""
+        if not lines:
+            return ""
+        # Node and Go write a stack and their version behind the error.
+        told = next((line for line in reversed(lines) if _TELLING.search(line)), lines[-1])
+        return self._config.masked(told)[:200] + _advice(told, self._config.sandbox)
 
     async def _keep_stderr(self) -> None:
         assert self._process.stderr
@@ -116,6 +122,16 @@ class StdioTransport:
             with suppress(PermissionError):
                 transport.close()
         await asyncio.sleep(0)
+
+
+def _advice(told: str, sandbox: Sandboxing | None) -> str:
+    if sandbox is None:
+        return ""
+    if sandbox.memory_mb is not None and _NO_ROOM.search(told):
+        return f"; its sandbox has memory_mb {sandbox.memory_mb}: set it to null for Node, Go and Java"
+    if "permission denied" in told.lower():
+        return "; name what it reads in read_paths of its sandbox, and what it writes in write_paths"
+    return ""
 
 
 async def _exited(process: asyncio.subprocess.Process) -> bool:

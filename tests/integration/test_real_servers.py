@@ -1,50 +1,20 @@
 """MCP servers that nobody here wrote, as an admin would register them: called, killed in mid-call, and back."""
 
-import asyncio
-import contextlib
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from agent.sandbox.policy import Mode
-from agent.tools.base import CallContext, Outcome, ToolResult
-from agent.tools.mcp import Keeping, McpManager, McpServerConfig, Sandboxing, Timing, ToolMarks
-from agent.tools.registry import Registry
+from agent.tools.base import Outcome
+from agent.tools.mcp import McpServerConfig, Sandboxing, ToolMarks
+from tests.fakes.real_servers import call, killed_in_mid_call, open_folder, processes_of, running
 
-CONTEXT = CallContext(UUID(int=1), "call_1", UUID(int=2), UUID(int=3))
-TIMING = Timing(connect_s=60, list_s=30, wait_s=60, backoff_s=(0.05, 0.5))
 PROGRAMS = Path(sys.executable).parent
-
-
-@contextlib.asynccontextmanager
-async def running(config: McpServerConfig) -> AsyncIterator[Registry]:
-    manager = McpManager([config], TIMING, Keeping(mode=Mode.BEST_EFFORT))
-    registry = Registry([manager])
-    task = asyncio.create_task(registry.run())
-    try:
-        await registry.ready(90)
-        assert manager.health()[0].connected, manager.problems()
-        yield registry
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def call(registry: Registry, name: str, /, **args: Any) -> ToolResult:
-    tool = registry.by_name(name)
-    assert tool, f"no {name}: {[tool.spec.name for tool in registry.tools()]} {registry.problems()}"
-    return await registry.call(tool, args, CONTEXT)
 
 
 def real(name: str, *args: str, sandbox: Sandboxing | None = None, **more: Any) -> McpServerConfig:
@@ -52,39 +22,10 @@ def real(name: str, *args: str, sandbox: Sandboxing | None = None, **more: Any) 
     return McpServerConfig(name, command=command, args=args, sandbox=sandbox or Sandboxing(), **more)
 
 
-def processes_of(word: str) -> list[int]:
-    """Return the processes with that in their command line: the program itself, and those that keep it."""
-    found: list[int] = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and int(pid) != os.getpid():
-                found.append(int(pid))
-    return sorted(found)
-
-
-async def killed_in_mid_call(registry: Registry, config: McpServerConfig, tool: str, **args: Any) -> ToolResult:
-    """Freeze the server, call it, kill it; return what the call gave."""
-    word = config.args[0] if config.args else config.command or ""
-    frozen = processes_of(word)
-    assert frozen
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
-    pending = asyncio.create_task(call(registry, tool, **args))
-    await asyncio.sleep(0.5)  # the request has left: nobody can answer it
-    assert not pending.done()
-    for pid in frozen:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return await pending
-
-
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that a sandboxed program may be given: whichever account it runs as."""
-    folder = Path(tempfile.mkdtemp(prefix="opsagent-real-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with open_folder() as folder:
+        yield folder
 
 
 async def test_the_time_server_answers_and_comes_back(place: Path) -> None:
@@ -93,7 +34,7 @@ async def test_the_time_server_answers_and_comes_back(place: Path) -> None:
     async with running(config) as registry:
         answer = await call(registry, "convert_time", source_timezone="UTC", time="12:00", target_timezone="Asia/Tokyo")
         assert "21:00" in answer.text
-        lost = await killed_in_mid_call(registry, config, "get_current_time", timezone="UTC")
+        lost = await killed_in_mid_call(registry, processes_of(config), "get_current_time", timezone="UTC")
         assert lost.outcome is Outcome.UNKNOWN
         assert "UTC" in (await call(registry, "get_current_time", timezone="UTC")).text
 
@@ -117,7 +58,7 @@ async def test_the_git_server_reads_the_repository_that_it_was_given_and_comes_b
         assert "Raise the limit" in (await call(registry, "git_log", repo_path=str(repository))).text
         elsewhere = await call(registry, "git_log", repo_path=str(place))
         assert elsewhere.outcome is Outcome.FAILED
-        lost = await killed_in_mid_call(registry, config, "git_log", repo_path=str(repository))
+        lost = await killed_in_mid_call(registry, processes_of(config), "git_log", repo_path=str(repository))
         assert lost.outcome is Outcome.FAILED
         assert "Raise the limit" in (await call(registry, "git_log", repo_path=str(repository))).text
 
@@ -148,7 +89,7 @@ async def test_the_fetch_server_fetches_with_the_network_and_not_without_it_and_
     config = real("fetch", agent, "--allow-private-ips", sandbox=Sandboxing(network=True, memory_mb=None))
     async with running(config) as registry:
         assert "All systems are up." in (await call(registry, "fetch", url=page, raw=True)).text
-        lost = await killed_in_mid_call(registry, config, "fetch", url=page, raw=True)
+        lost = await killed_in_mid_call(registry, processes_of(config), "fetch", url=page, raw=True)
         assert lost.outcome is Outcome.UNKNOWN
         assert "All systems are up." in (await call(registry, "fetch", url=page, raw=True)).text
     async with running(real("fetch", agent, "--allow-private-ips", sandbox=Sandboxing(memory_mb=None))) as registry:
