@@ -17,6 +17,8 @@ from agent.tools.mcp_oauth import NotLoggedIn, Tokens
 
 MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes of one message from a server; a bigger one is thrown away and its call told so."""
+PARTS_LIMIT = 100_000
+"""Lists, objects and their members in one message: reading them is what holds up everybody else."""
 CONNECT_S, READ_S = 10.0, 330.0
 
 
@@ -32,23 +34,31 @@ class Attempt:
 ATTEMPT: ContextVar[Attempt | None] = ContextVar("mcp_attempt", default=None)
 
 
+def parts(text: bytes) -> int:
+    """Return how many parts a JSON text may have: what looks like one inside of a string counts too."""
+    return text.count(b",") + text.count(b"{") + text.count(b"[")
+
+
 class AnswerTooLarge(httpx2.StreamError):
     """An answer of more than MESSAGE_LIMIT bytes, or one that broke off."""
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A body that is read no further than MESSAGE_LIMIT; a break in it is an error that the SDK answers for."""
+    """A body that is read no further than its limits; a break in it is an error that the SDK answers for."""
 
     def __init__(self, inner: httpx2.AsyncByteStream) -> None:
         self._inner = inner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
+        size = pieces = 0
         try:
             async for chunk in self._inner:
                 size += len(chunk)
+                pieces += parts(chunk)
                 if size > MESSAGE_LIMIT:
                     raise AnswerTooLarge(f"the answer is larger than {MESSAGE_LIMIT} bytes")
+                if pieces > PARTS_LIMIT:
+                    raise AnswerTooLarge(f"the answer has more than {PARTS_LIMIT} parts")
                 yield chunk
         except httpx2.TransportError as error:
             raise AnswerTooLarge(f"the answer broke off ({type(error).__name__})") from error
@@ -65,13 +75,14 @@ class _BoundedEvents(httpx2.AsyncByteStream):
         self._ended = ended
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size, last = 0, b""
+        size, pieces, last = 0, 0, b""
         try:
             async for chunk in self._inner:
                 ends = max((last + chunk).replace(b"\r\n", b"\n").rfind(b"\n\n"), 0)
                 size = len(chunk) - ends if ends else size + len(chunk)
-                if size > MESSAGE_LIMIT:
-                    raise AnswerTooLarge(f"an event is larger than {MESSAGE_LIMIT} bytes")
+                pieces = parts(chunk[max(len(chunk) - size, 0) :]) if ends else pieces + parts(chunk)
+                if size > MESSAGE_LIMIT or pieces > PARTS_LIMIT:
+                    raise AnswerTooLarge(f"an event is larger than {MESSAGE_LIMIT} bytes or {PARTS_LIMIT} parts")
                 last = chunk[-4:]
                 yield chunk
         except httpx2.TransportError:

@@ -1,5 +1,6 @@
 """A server's tool list, read tool by tool: one that can't be used never hides its neighbours."""
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -19,6 +20,8 @@ MAX_SCHEMA, MAX_DESCRIPTION = 100_000, 8_000
 MAX_TOTAL = 4_000_000
 """Characters of all schemas of one server together."""
 MAX_PROBLEMS = 50
+MAX_NEWS = 200
+"""Messages a second that are no answers: progress, logs, changes, noise."""
 
 
 @dataclass(slots=True)
@@ -41,26 +44,32 @@ class Sieve:
     def __init__(self) -> None:
         self.version = "2025-11-25"
         self.listing = Listing()
-        self._asked: set[str] = set()
+        self._asked: dict[str, str] = {}
 
     def outgoing(self, item: SessionMessage) -> None:
         message = item.message
-        if isinstance(message, types.JSONRPCRequest) and message.method == "tools/list":
-            self._asked.add(str(message.id))
+        if isinstance(message, types.JSONRPCRequest):
+            self._asked[str(message.id)] = message.method
 
-    def incoming(self, item: SessionMessage | Exception) -> None:
-        if isinstance(item, SessionMessage) and isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
-            asked = str(item.message.id) in self._asked
-            self._asked.discard(str(item.message.id))
-            if asked and isinstance(item.message, types.JSONRPCResponse):
-                item.message.result = self._sieved(item.message.result)
+    async def incoming(self, item: SessionMessage | Exception) -> bool:
+        """Sift a page of tools; return whether the message is an answer to something that was asked."""
+        if not isinstance(item, SessionMessage):
+            return False
+        message = item.message
+        if not isinstance(message, types.JSONRPCResponse | types.JSONRPCError):
+            return False
+        method = self._asked.pop(str(message.id), None)
+        if method == "tools/list" and isinstance(message, types.JSONRPCResponse):
+            message.result = await self._sieved(message.result)
+        return method is not None
 
-    def _sieved(self, page: dict[str, Any]) -> dict[str, Any]:
+    async def _sieved(self, page: dict[str, Any]) -> dict[str, Any]:
         tools = cast("Any", page.get("tools"))
         if not isinstance(tools, list):
             return page
         kept: list[Any] = []
-        for tool in cast("list[Any]", tools)[:MAX_TOOLS]:
+        for number, tool in enumerate(cast("list[Any]", tools)[:MAX_TOOLS]):
+            await _let_others(number)
             try:
                 validate_server_result("tools/list", self.version, {**page, "tools": [tool]})
                 types.Tool.model_validate(tool, by_name=False)
@@ -70,6 +79,26 @@ class Sieve:
             else:
                 kept.append(tool)
         return {**page, "tools": kept}
+
+
+class Pace:
+    """Bounds how much of what nobody asked for is read in a second; then the server waits, and its answers with it."""
+
+    def __init__(self) -> None:
+        self._begun = 0.0
+        self._heard = 0
+
+    async def keep(self) -> None:
+        """Count one such message."""
+        self._heard += 1
+        # A reader whose buffer is full never waits by itself, and nobody else would have a turn.
+        await _let_others(self._heard)
+        if self._heard < MAX_NEWS:
+            return
+        rest = self._begun + 1 - asyncio.get_running_loop().time()
+        if rest > 0:
+            await asyncio.sleep(rest)
+        self._begun, self._heard = asyncio.get_running_loop().time(), 0
 
 
 class Sieved:
@@ -102,13 +131,21 @@ class _Stream:
 
 
 class _Read(_Stream):
+    def __init__(self, inner: Any, sieve: Sieve) -> None:
+        super().__init__(inner, sieve)
+        self._pace = Pace()
+
     @property
     def last_context(self) -> Any:
         return getattr(self._inner, "last_context", None)
 
     async def receive(self) -> SessionMessage | Exception:
         item = await self._inner.receive()
-        self._sieve.incoming(item)
+        return await self._minded(item)
+
+    async def _minded(self, item: SessionMessage | Exception) -> SessionMessage | Exception:
+        if not await self._sieve.incoming(item):
+            await self._pace.keep()
         return item
 
     def __aiter__(self) -> "_Read":
@@ -116,8 +153,7 @@ class _Read(_Stream):
 
     async def __anext__(self) -> SessionMessage | Exception:
         item = await self._inner.__anext__()
-        self._sieve.incoming(item)
-        return item
+        return await self._minded(item)
 
 
 class _Write(_Stream):
@@ -133,7 +169,8 @@ async def list_tools(session: ClientSession, sieve: Sieve, config: McpServerConf
     cursor: str | None = None
     for _ in range(MAX_PAGES):
         page = await session.list_tools(params=types.PaginatedRequestParams(cursor=cursor) if cursor else None)
-        for tool in page.tools:
+        for number, tool in enumerate(page.tools):
+            await _let_others(number)
             if len(listing.specs) >= MAX_TOOLS:
                 listing.problems["tools"] = f"It lists more than {MAX_TOOLS} tools; the others are not offered."
                 return listing
@@ -148,6 +185,12 @@ async def list_tools(session: ClientSession, sieve: Sieve, config: McpServerConf
             return listing
     listing.problems["tools"] = f"Its tool list has more than {MAX_PAGES} pages; the others are not offered."
     return listing
+
+
+async def _let_others(number: int) -> None:
+    """Give the rest of the process a turn between a few of many short steps."""
+    if number % 16 == 15:
+        await asyncio.sleep(0)
 
 
 def _add(listing: Listing, tool: types.Tool, config: McpServerConfig, seen: set[str]) -> None:

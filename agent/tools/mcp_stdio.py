@@ -1,6 +1,7 @@
 """The stdio side of MCP: one server process, its pipes, and bounds on what it may say."""
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -13,12 +14,13 @@ import anyio
 import mcp_types as types
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
+from pydantic_core import from_json
 
 from agent.sandbox import capability, run
 from agent.sandbox.policy import Mode, SandboxSpec
 from agent.tools.ending import outlast
 from agent.tools.mcp_config import McpServerConfig, Sandboxing
-from agent.tools.mcp_http import ATTEMPT, MESSAGE_LIMIT
+from agent.tools.mcp_http import ATTEMPT, MESSAGE_LIMIT, PARTS_LIMIT, parts
 
 GRACE_S = 2.0
 STDERR_BYTES = 4096
@@ -226,10 +228,23 @@ class _Writer:
 
 
 def _parsed(line: bytes) -> SessionMessage | Exception:
+    if parts(line) > PARTS_LIMIT:
+        return _unusable(line, f"the answer has more than {PARTS_LIMIT} parts")
     try:
-        return SessionMessage(types.jsonrpc_message_adapter.validate_json(line, by_name=False))
+        return SessionMessage(types.jsonrpc_message_adapter.validate_python(_read(line), by_name=False))
     except (ValueError, RecursionError):
         return _unusable(line, "the answer is not a JSON-RPC message")
+
+
+def _read(line: bytes) -> Any:
+    """Return what the JSON says: in a tenth of the time that validating while reading takes for many small parts."""
+    was_on = gc.isenabled()
+    gc.disable()  # it would go through all that was read again and again, and none of it can be garbage yet
+    try:
+        return from_json(line)
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _unusable(line: bytes, why: str) -> SessionMessage | Exception:

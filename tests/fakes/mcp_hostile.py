@@ -53,6 +53,8 @@ def called(name: str) -> dict[str, Any] | None:
         return {"content": content, "structuredContent": {"text": "a" * 40 + "b"}}
     if name == "huge":
         content = [{"type": "text", "text": "x" * 6_000_000}]
+    if name == "vast":
+        content = [{"type": "text", "text": "x" * 80_000_000}]
     if name == "unreadable":
         return {"content": "not a list"}
     if name == "mixed":
@@ -71,7 +73,13 @@ def listed(params: dict[str, Any]) -> dict[str, Any]:
         page = int(params.get("cursor", 0))
         fat = {"type": "object", "description": "x" * 90_000}
         return {"tools": [tool(f"tool_{page}", fat)], "nextCursor": str(page + 1)}
-    names = ["exit", "silent", "huge", "unreadable", "mixed", "structured", "deep", "fine"]
+    if MODE == "vast_schema":
+        return {"tools": [tool("vast", {"type": "object", "description": "x" * 10_000_000})]}
+    if MODE == "many":
+        page = int(params.get("cursor", 0))
+        more = {"nextCursor": str(page + 1)} if page < 9 else {}
+        return {"tools": [tool(f"tool_{page}_{number}") for number in range(10_000)], **more}
+    names = ["exit", "silent", "huge", "unreadable", "mixed", "structured", "deep", "fine", "vast", "endless"]
     return {"tools": LISTS.get(MODE) or [tool(name) for name in names]}
 
 
@@ -101,6 +109,12 @@ def main() -> None:
         if request["method"] == "tools/call" and request["params"]["name"] == "deep":
             say(f'{{"jsonrpc":"2.0","id":{json.dumps(request["id"])},"result":' + '{"a":' * 5000 + "1" + "}" * 5001)
             continue
+        if request["method"] == "tools/call" and request["params"]["name"] == "endless":
+            # For every call that it gets from then on, too: it never reads another line.
+            progress = {"progressToken": request["id"], "progress": 1}
+            news = json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
+            while True:
+                sys.stdout.write(f"{news}\n" * 100)
         given = answer(request)
         if given is None:
             continue

@@ -27,9 +27,7 @@ READ_ONLY = ToolMarks(read_only=True)
 
 def script(name: str) -> str:
     path = MODULES / "@modelcontextprotocol" / f"server-{name}" / "dist" / "index.js"
-    assert path.is_file(), (
-        "The npm servers are not installed: run `make tests/npm/node_modules/.installed`."
-    )
+    assert path.is_file(), "The npm servers are not installed: run `make tests/npm/node_modules/.installed`."
     return str(path)
 
 
