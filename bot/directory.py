@@ -80,7 +80,9 @@ class SlackCourier(_Asking):
     async def send(self, team: str, user: str, text: str) -> None:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await self._client.chat_postMessage(channel=user, text=escape(text), mrkdwn=False)
+                await self._client.chat_postMessage(
+                    channel=user, text=escape(text), mrkdwn=False, unfurl_links=False, unfurl_media=False
+                )
         except FAILURES as error:
             raise DirectoryUnavailable(_sentence(f"a message to {user}", error)) from error
 

@@ -73,14 +73,43 @@ def listed(params: dict[str, Any]) -> dict[str, Any]:
         page = int(params.get("cursor", 0))
         fat = {"type": "object", "description": "x" * 90_000}
         return {"tools": [tool(f"tool_{page}", fat)], "nextCursor": str(page + 1)}
+    if MODE == "refers":
+        remote = {"type": "object", "properties": {"a": {"$ref": sys.argv[2]}}}
+        return {"tools": [tool("remote", remote), tool("honest", pattern("x"))]}
     if MODE == "vast_schema":
         return {"tools": [tool("vast", {"type": "object", "description": "x" * 10_000_000})]}
     if MODE == "many":
         page = int(params.get("cursor", 0))
         more = {"nextCursor": str(page + 1)} if page < 9 else {}
         return {"tools": [tool(f"tool_{page}_{number}") for number in range(10_000)], **more}
-    names = ["exit", "silent", "huge", "unreadable", "mixed", "structured", "deep", "fine", "vast", "endless"]
+    names = [
+        "exit",
+        "silent",
+        "huge",
+        "unreadable",
+        "mixed",
+        "structured",
+        "deep",
+        "fine",
+        "vast",
+        "endless",
+        "babble",
+        "crumbs",
+    ]
     return {"tools": LISTS.get(MODE) or [tool(name) for name in names]}
+
+
+def flood(request: dict[str, Any]) -> None:
+    """Say things without end, if it is one of the tools for that; then it never reads another line."""
+    name = request["params"]["name"]
+    if name == "crumbs":
+        result = '{"content": [], "structuredContent": {"all": [' + "{}," * 1_000_000 + "{}]}}"
+        say(f'{{"jsonrpc":"2.0","id":{json.dumps(request["id"])},"result":{result}}}')
+    progress = {"progressToken": request["id"], "progress": 1}
+    news = json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
+    endless = {"endless": news, "babble": '{"jsonrpc":"2.0","id":987654,"result":{}}'}.get(name)
+    while endless:
+        sys.stdout.write(f"{endless}\n" * 100)
 
 
 def answer(request: dict[str, Any]) -> Any:
@@ -109,12 +138,10 @@ def main() -> None:
         if request["method"] == "tools/call" and request["params"]["name"] == "deep":
             say(f'{{"jsonrpc":"2.0","id":{json.dumps(request["id"])},"result":' + '{"a":' * 5000 + "1" + "}" * 5001)
             continue
-        if request["method"] == "tools/call" and request["params"]["name"] == "endless":
-            # For every call that it gets from then on, too: it never reads another line.
-            progress = {"progressToken": request["id"], "progress": 1}
-            news = json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
-            while True:
-                sys.stdout.write(f"{news}\n" * 100)
+        if request["method"] == "tools/call":
+            flood(request)
+        if request["method"] == "tools/call" and request["params"]["name"] == "crumbs":
+            continue
         given = answer(request)
         if given is None:
             continue
