@@ -90,7 +90,7 @@ async def test_what_was_approved_for_pods_is_no_approval_with_another_kubeconfig
     ):
         sent = await cluster.service.submit_message(session_id, get % wider, by=ADMIN)
         view = await cluster.done(sent.turn.turn_id)
-        assert view.pending_approvals == ()
+        assert not view.pending_approvals
     other = await cluster.service.submit_message(session_id, get % ', "output": "json"', by=ADMIN)
     assert await cluster.parked(other.turn.turn_id, 1)
     assert len(_started(tmp_path)) == 1
