@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from benchmarks import growth, policy, rest, scaling, slack, starting, turns
+from benchmarks import growth, policy, rest, scaling, slack, starting, tools, turns
 from benchmarks.database import Server, server
 from benchmarks.figures import Figure, table
 from benchmarks.subject import quiet
@@ -26,6 +26,9 @@ BENCHMARKS: dict[str, Callable[[Server], Awaitable[list[Figure]]]] = {
     "resting": growth.resting,
     "workers": scaling.workers,
     "policy": policy.decisions,
+    "calls": tools.calls,
+    "servers": tools.many,
+    "hostile": tools.hostile,
 }
 
 

@@ -1,7 +1,7 @@
 """The product as a subject: its core on the instant model, with the Slack door and its own HTTP server if asked for.
 
 BENCH_WORK=0 leaves out the worker, BENCH_DOOR=1 adds the door of the SLACK_ settings, BENCH_HTTP=1 the HTTP server
-alone, BENCH_MODEL_S delays the model.
+alone, BENCH_MODEL_S delays the model, BENCH_TOOLS=50x20 adds so many MCP servers with so many tools each.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from agent import sessions
 from agent.approvals.types import Decision
+from agent.tools.mcp import McpManager, McpServerConfig, Timing
 from agent.types import ThreadKey, TurnStatus
 from agent.users import api_key_principal
 from api.asgi import build_asgi
@@ -158,9 +159,18 @@ def _serve(core: Core, slack_handler: Any) -> tuple[uvicorn.Server, socket.socke
     return uvicorn.Server(config), listener
 
 
+def _servers() -> list[McpServerConfig]:
+    if not (asked := os.environ.get("BENCH_TOOLS")):
+        return []
+    from benchmarks.tool_side import configs
+
+    servers, _, tools = asked.partition("x")
+    return configs(int(servers), int(tools))
+
+
 async def main() -> None:
     works, has_door = os.environ.get("BENCH_WORK", "1") == "1", os.environ.get("BENCH_DOOR") == "1"
-    settings, tools = load_settings(), InstantTools()
+    settings, tools, servers = load_settings(), InstantTools(), _servers()
     slack = parts.slack_parts(settings) if has_door else None
     async with AsyncExitStack() as stack:
         core = await stack.enter_async_context(
@@ -168,6 +178,8 @@ async def main() -> None:
                 os.environ["BENCH_DSN"],
                 model=InstantModel(delay_s=float(os.environ.get("BENCH_MODEL_S", "0"))),
                 sources=[tools],
+                mcp=McpManager(servers, Timing(connect_s=60)) if servers else None,
+                file_servers=servers,
                 approvers=settings.approvers,
                 groups=slack.groups if slack else None,
                 profiles=slack.profiles if slack else None,
@@ -189,11 +201,17 @@ async def main() -> None:
             server, listener = _serve(core, None)
             port = listener.getsockname()[1]
             loops.append(server.serve(sockets=[listener]))
-        await core.publish_once(alone=True)
+        if servers:
+            loops.append(core.publish_tools(alone=True))
+        else:
+            await core.publish_once(alone=True)
         if works:
             loops += [core.worker.run(), core.sweeps.run()]
         running = [asyncio.create_task(loop) for loop in loops]
         await asyncio.sleep(0.5)
+        async with asyncio.timeout(90):
+            while servers and len(core.registry.tools()) < 10 * len(servers):
+                await asyncio.sleep(0.1)
         subject = Product(core, tools, port)
         names = ("port", "turns", "cycles", "thread", "more", "fill", "asked", "mail", "stream", "tool_starts")
         try:
