@@ -115,7 +115,8 @@ class Sides:
         async def one(config: McpServerConfig) -> None:
             nonlocal listed
             async with _bare(config) as client:
-                listed += len((await client.list_tools()).tools)
+                offered = (await client.list_tools()).tools
+                listed += len(offered)
                 if listed == servers * tools:
                     all_.set()
                 await all_.wait()

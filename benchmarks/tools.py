@@ -9,10 +9,10 @@ from benchmarks.database import Server
 from benchmarks.figures import Figure, at_most, megabytes, milliseconds, paired, spread, times
 from benchmarks.subject import started
 
-ROUNDS = 9
+ROUNDS = 7
 EACH = 200
 SERVERS, TOOLS = 50, 20
-TURNS = 30
+TURNS = 20
 
 Run = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -43,7 +43,7 @@ async def many(server: Server) -> list[Figure]:
         ready = await _rounds(
             lambda: ours.do("ready", servers=SERVERS, tools=TOOLS),
             lambda: bare.do("bare_ready", servers=SERVERS, tools=TOOLS),
-            rounds=5,
+            rounds=3,
         )
     async with AsyncExitStack() as stack:
         full = await stack.enter_async_context(started(server, "product", BENCH_TOOLS=f"{SERVERS}x{TOOLS}"))
