@@ -32,7 +32,7 @@ _ID = re.compile(rb'"id"\s*:\s*(\d+|"[^"\\]{1,100}")')
 class StdioTransport:
     """A server's process from start to end: a clean environment, a process group of its own, lines of bounded length.
 
-    Not bounded: how many lines it sends, its memory and its CPU time.
+    Not bounded here: its memory and its CPU time.
     """
 
     def __init__(self, config: McpServerConfig, ended: Callable[[], None], mode: Mode = Mode.BEST_EFFORT) -> None:

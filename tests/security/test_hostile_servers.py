@@ -5,13 +5,18 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import anyio
+import mcp_types as types
 import psutil
 import pytest
+from mcp.shared.message import SessionMessage
 
 from agent.tools.base import CallContext, Outcome, ToolResult
 from agent.tools.mcp import McpManager, McpServerConfig, Timing, ToolMarks
+from agent.tools.mcp_listing import Sieve, Sieved
 from agent.tools.registry import Registry
 from tests.fakes.mcp_servers import StdioProbe, hostile
 
@@ -122,19 +127,54 @@ async def test_an_answer_that_nobody_can_hold_is_unknown_at_once(tmp_path: Path,
 
 
 @pytest.mark.parametrize("tool", ["endless", "babble"])
-async def test_progress_without_end_leaves_the_process_to_others(tmp_path: Path, tool: str) -> None:
-    """And so do answers to what nobody asked: they are read no faster than a person's eye needs."""
-    server = hostile("calls", tools={tool: ToolMarks(timeout_s=4)})
+async def test_progress_without_end_leaves_the_neighbours_their_turn(tmp_path: Path, tool: str) -> None:
+    """And so do answers to what nobody asked."""
+    server = hostile("calls", tools={tool: ToolMarks(timeout_s=3)})
     async with beside_a_neighbour(tmp_path, server) as (registry, _):
         pending = asyncio.create_task(call(registry, tool))
-        await asyncio.sleep(0.5)
-        cpu, begun, calls = time.process_time(), time.monotonic(), 0
         while not pending.done():
             assert (await call(registry, "echo", text="meanwhile")).text == "meanwhile"
-            calls += 1
             await asyncio.sleep(0.1)
-        share = (time.process_time() - cpu) / (time.monotonic() - begun)
         assert (await pending).outcome is Outcome.UNKNOWN
-        assert calls > 1
-        # Reading all that comes takes the whole of it; what we do read, and the calls beside it, a tenth.
-        assert share < 0.5
+
+
+NEWS = types.JSONRPCNotification(jsonrpc="2.0", method="notifications/progress", params={"progress": 1})
+STRAY = types.JSONRPCResponse(jsonrpc="2.0", id=987654, result={})
+
+
+class Flood:
+    """A connection on which the next message is always there already."""
+
+    def __init__(self, message: types.JSONRPCMessage) -> None:
+        self._message = message
+        self.read = 0
+
+    async def __aenter__(self) -> tuple["Flood", None]:
+        return self, None
+
+    async def __aexit__(self, *error: object) -> None:
+        return
+
+    async def receive(self) -> SessionMessage:
+        self.read += 1
+        if self.read > 100_000:
+            raise anyio.EndOfStream
+        return SessionMessage(self._message)
+
+
+@pytest.mark.parametrize("message", [NEWS, STRAY], ids=["progress", "answers to nothing"])
+async def test_what_nobody_asked_for_is_read_slowly(message: types.JSONRPCMessage) -> None:
+    flood: Any = Flood(message)
+    stream, _ = await Sieved(flood, Sieve()).__aenter__()
+
+    async def read_all() -> None:
+        while True:
+            await stream.receive()
+
+    task = asyncio.create_task(read_all())
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    # A few hundred in a second, and this is over in much less.
+    assert flood.read < 5_000

@@ -107,7 +107,9 @@ def build(declaration: Declaration, house: House) -> KubectlCommand:
     program = process.program_path(section.get("program", "kubectl"), "kubectl", "program")
     ready = replace(declaration, read_only=not writes, ports=declaration.ports or PORTS, memory_mb=None)
     # `read_only: false` is the operator's word that people are to be asked, although it only reads.
-    return KubectlCommand(ready, house, program, _parameters(section), not writes and declaration.read_only is not False)
+    return KubectlCommand(
+        ready, house, program, _parameters(section), not writes and declaration.read_only is not False
+    )
 
 
 def _check_resources(section: dict[str, Any]) -> None:
