@@ -207,6 +207,8 @@ class McpServer:
             self._link = None
             self._up.clear()
             await end([task])
+            if not task.cancelled():
+                task.exception()  # seen, also where we are cancelled just as it fails
         if task.cancelled():
             return "broke the connection"
         error = task.exception()
