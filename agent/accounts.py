@@ -327,7 +327,8 @@ class Accounts(Part):
             await tx.execute(sql.join_chat, user_id, team, chat_user, other["external"])
             await tx.execute(sql.drop_same_rows, other["user_id"], user_id)
             # What an admin has imposed on the one holds for the other.
-            for statement in (sql.move_rows, sql.move_sessions, sql.move_turns, sql.move_approvals):
+            moves = (sql.move_rows, sql.move_sessions, sql.move_turns, sql.move_approvals, sql.move_questions)
+            for statement in moves:
                 await tx.execute(statement, other["user_id"], user_id)
             await tx.execute(sql.drop_link_code, user_id)
             linked = await _read(tx, user_id)

@@ -21,6 +21,8 @@ class Kind(StrEnum):
     APPROVAL_OPENED = "approval.opened"
     APPROVAL_VOTED = "approval.voted"
     APPROVAL_SETTLED = "approval.settled"
+    QUESTION_OPENED = "question.opened"
+    QUESTION_SETTLED = "question.settled"
     EXECUTION_STARTED = "execution.started"
     EXECUTION_FINISHED = "execution.finished"
     POLICY_SET = "policy.set"

@@ -6,6 +6,7 @@ from uuid import UUID
 from agent import audit, events, ledger, sessions, transcript, turns
 from agent.approvals import store
 from agent.approvals.types import ApprovalStatus
+from agent.questions import store as questions
 from agent.turns import OpenTurn
 from agent.types import EventKind, Turn, TurnStatus, Usage
 from db import dispatch
@@ -107,6 +108,8 @@ class Endings:
                 approval_id=str(approval_id) if approval_id else None,
                 status="outcome_unknown",
             )
+        for question_id in await questions.close_of_turn(tx, turn.session_id, turn.turn_id):
+            notes.append((audit.Kind.QUESTION_SETTLED, question_id, {"status": "cancelled", "reason": why}))
         for row in await tx.fetch(store.sql.leave_none_open, turn.session_id, why, turn.turn_id):
             if row["status"] != ApprovalStatus.CANCELLED:
                 continue
@@ -187,6 +190,7 @@ class Endings:
         await tx.execute(transcript.sql.forget, session_id)
         await tx.execute(events.sql.forget, session_id)
         await tx.execute(turns.sql.forget, session_id)
+        await tx.execute(questions.sql.forget, session_id)
         await sessions.forget_checkpoints(tx, session_id)
         await tx.execute(turns.sql.notify_cancel, str(session_id))
         await _write(tx, notes)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 
+from agent.clock import Clock
 from agent.types import Principal
 
 
@@ -21,6 +22,10 @@ class Limits:
     window_tokens: int = 24_000
     attempts: int = 3
     approval_expires_s: int = 24 * 3600
+    question_s: float = 600.0
+    """How long a running call waits for its requester's answer."""
+    questions: int = 5
+    """What one call may ask."""
 
 
 @dataclass(slots=True)
@@ -33,6 +38,7 @@ class Run:
     requester: Principal
     history: list[BaseMessage] | None = None
     """What was said before this turn, once the model has needed it."""
+    clock: Clock = field(default_factory=Clock)
     _busy: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 

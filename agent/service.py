@@ -1,6 +1,7 @@
 """The one way in: every command of every door is a method here, and each is one transaction."""
 
 from agent.accounts import Accounts
+from agent.answers import Answers
 from agent.authentication import Authentication
 from agent.conversations import Conversations, Submitted, TurnView
 from agent.decisions import Decisions
@@ -14,7 +15,7 @@ __all__ = ["AgentService", "Submitted", "ToolView", "TurnView"]
 
 
 class AgentService(
-    Conversations, Decisions, Toolbox, Policies, ServerLogins, Accounts, Authentication, Records, Outgoing
+    Conversations, Decisions, Answers, Toolbox, Policies, ServerLogins, Accounts, Authentication, Records, Outgoing
 ):
     """What doors call. It never decides by what a door says, only by what is stored.
 

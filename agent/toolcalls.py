@@ -15,6 +15,9 @@ from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.types import Approval, ApprovalStatus, ExecutionStatus, InvalidArguments
 from agent.audit import Kind
 from agent.ports import DirectoryUnavailable, GroupDirectory
+from agent.questions import store as questions
+from agent.questions.asking import Asking, CallHost
+from agent.questions.types import QuestionStatus
 from agent.run import Limits, Run
 from agent.tools import catalogue
 from agent.tools.base import CallContext, Outcome, Tool, ToolResult
@@ -74,12 +77,18 @@ class ToolCalls:
         approvers: tuple[str, ...],
         groups: GroupDirectory | None,
         limits: Limits,
+        asking: Asking,
     ) -> None:
         self._database = database
         self._registry = registry
+        self._asking = asking
         self._approvers = approvers
         self._groups = groups
         self._limits = limits
+
+    def drain(self) -> None:
+        """Have no call wait for an answer any more."""
+        self._asking.drain()
 
     async def step(self, run: Run, call: ToolCall) -> ToolMessage | Waiting:
         """Take the call to its result, or to where people must decide."""
@@ -280,10 +289,15 @@ class ToolCalls:
     ) -> _Step:
         """A call that was claimed and never recorded: its worker died, or lost the thread, in between."""
         args = approval.args if approval else json.loads(store.canonical(call["args"]))
+        step: _Step
+        closed = await self._close_questions(tx, run, call)
         if tool is not None and tool.spec.repeatable and await self._may_repeat(tx, run, tool, args, approval, entry):
             await ledger.claim_again(tx, run.session_id, str(call["id"]))
-            return _Claimed(tool, args, approval)
-        return await self._record(tx, run, call, ToolResult(UNKNOWN_OUTCOME, Outcome.UNKNOWN), tool, approval)
+            step = _Claimed(tool, args, approval)
+        else:
+            step = await self._record(tx, run, call, ToolResult(UNKNOWN_OUTCOME, Outcome.UNKNOWN), tool, approval)
+        await self._note_closed(tx, closed)
+        return step
 
     async def _may_repeat(
         self, tx: Tx, run: Run, tool: Tool, args: dict[str, Any], approval: Approval | None, entry: ledger.Entry
@@ -300,19 +314,37 @@ class ToolCalls:
         return self._ruling(args, tool, default, own).verdict is not Verdict.DENY and not requester.disabled
 
     async def _execute(self, run: Run, call: ToolCall, claimed: _Claimed) -> ToolMessage:
+        host = CallHost(self._asking, run, call, claimed.tool.spec)
         context = CallContext(
             session_id=run.session_id,
             tool_call_id=str(call["id"]),
             approval_id=claimed.approval.approval_id if claimed.approval else None,
             requester_id=run.requester.user_id,
+            host=host,
+            clock=host.clock,
         )
-        result = await self._registry.call(claimed.tool, claimed.args, context)
+        try:
+            result = await self._registry.call(claimed.tool, claimed.args, context)
+        finally:
+            await host.end()
+        result = replace(result, text=host.with_notes(result.text))
         if claimed.approval and claimed.approval.args != claimed.approval.args_proposed:
             shown = json.dumps(claimed.approval.args, ensure_ascii=False)
             result = replace(result, text=f"(The approver changed the arguments to {shown}.)\n{result.text}")
         async with self._database.transaction() as tx:
             await sessions.fence(tx, run.session_id, run.epoch)
-            return await self._record(tx, run, call, result, claimed.tool, claimed.approval)
+            closed = await self._close_questions(tx, run, call) if host.asked else []
+            message = await self._record(tx, run, call, result, claimed.tool, claimed.approval)
+            await self._note_closed(tx, closed)
+            return message
+
+    async def _close_questions(self, tx: Tx, run: Run, call: ToolCall) -> list[UUID]:
+        """Leave none open of a call that waits no more."""
+        return await questions.close_of_call(tx, run.session_id, run.turn_id, str(call["id"]), epoch=run.epoch)
+
+    async def _note_closed(self, tx: Tx, closed: list[UUID]) -> None:
+        for question_id in closed:
+            await questions.note_settled(tx, question_id, QuestionStatus.CANCELLED, reason="The call ended.")
 
     async def _record(
         self, tx: Tx, run: Run, call: ToolCall, result: ToolResult, tool: Tool | None, approval: Approval | None

@@ -166,6 +166,9 @@ class EventKind(StrEnum):
     APPROVAL_CHANGED = "approval.changed"  # turn_id, approval_id, status (a vote, a decision, an expiry)
     EXECUTION_STARTED = "execution.started"  # turn_id, tool_call_id, tool_name, approval_id | null
     EXECUTION_FINISHED = "execution.finished"  # ... and status: succeeded | failed | outcome_unknown
+    QUESTION_OPENED = "question.opened"  # turn_id, question_id, tool_call_id, tool_name, server | null
+    QUESTION_SETTLED = "question.settled"  # turn_id, question_id, status: answered | declined | expired | cancelled
+    TOOL_PROGRESS = "tool.progress"  # turn_id, tool_call_id, tool_name, progress, total, message (the latest)
     TURN_WAITING = "turn.waiting"  # turn_id, approval_ids
     TURN_COMPLETED = "turn.completed"  # turn_id, reply, usage
     TURN_FAILED = "turn.failed"  # turn_id, error (one sentence for people)

@@ -73,6 +73,7 @@ class TurnWorker:
     def drain(self) -> None:
         """Start no further step: turns in hand stop at their next checkpoint, for another worker to go on."""
         self._draining = True
+        self._calls.drain()
         for control in self._controls:
             control.request_drain()
 
@@ -177,7 +178,7 @@ class TurnWorker:
         limit = asyncio.timeout(self._limits.seconds)
         try:
             run = await self._run(found, epoch)
-            async with limit:
+            async with run.clock.within(limit):
                 if found.kind == "call":
                     return await self._call(run, found)
                 return await self._converse(run, found)

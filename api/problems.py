@@ -15,6 +15,7 @@ from starlette.routing import Match
 from agent.accounts import WrongCredentials
 from agent.approvals.types import AlreadySettled
 from agent.errors import Conflict, Expired, Invalid, NotAllowed, NotFound, Refusal
+from agent.questions.types import WrongAnswer
 from agent.throttle import TooMany
 from api.schemas import PersonOut, moment
 
@@ -122,6 +123,8 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
             "decided_at": moment(settled.decided_at) if settled.decided_at else None,
             "reason": settled.reason,
         }
+    if isinstance(error, WrongAnswer):
+        more = {"errors": [{"where": name, "message": why, "type": error.code} for name, why in error.wrong.items()]}
     headers = {"Retry-After": str(max(1, error.retry_after_s))} if isinstance(error, TooMany) else None
     return problem_response(status_of(error), error.code, error.message, headers=headers, more=more)
 

@@ -14,6 +14,7 @@ from agent.graph.nodes import Nodes
 from agent.house import House
 from agent.identities import Identities
 from agent.ports import Courier, GroupDirectory, ProfileDirectory
+from agent.questions.asking import Asking
 from agent.run import Limits
 from agent.sealing import Sealer
 from agent.service import AgentService
@@ -104,7 +105,9 @@ async def open_core(
         followed = Followed(database, sealer, mcp, file_servers, keeping.egress) if mcp else None
         publisher = Publisher(database, registry, followed)
         hub.on_tools_change = publisher.heard
-        calls = ToolCalls(database, registry, approvers=approvers, groups=groups, limits=limits)
+        # Half of the worker's places are never taken by threads that wait for answers.
+        asking = Asking(database, hub, limits, room=max(1, concurrency // 2), redact=redact)
+        calls = ToolCalls(database, registry, approvers=approvers, groups=groups, limits=limits, asking=asking)
         nodes = Nodes(database, model, registry, calls, hub, limits)
         turns = TurnWorker(
             database,

@@ -71,6 +71,7 @@ _RIGHT: dict[str, tuple[str, str]] = {
     "OPSAGENT_MAX_TOOL_CALLS": (f"{_WHOLE} from 1 to 1000", "50"),
     "OPSAGENT_TURN_TIMEOUT_S": (f"{_WHOLE} of seconds from 1 to 86400", "900"),
     "OPSAGENT_APPROVAL_EXPIRES_S": (f"{_WHOLE} of seconds from 1 to 31536000", "86400"),
+    "OPSAGENT_QUESTION_WAIT_S": (f"{_WHOLE} of seconds from 1 to 3600", "600"),
     "OPSAGENT_MODEL_WINDOW_TOKENS": (f"{_WHOLE} from 1000 to 1000000", "24000"),
 }
 _SHOWN = _RIGHT.keys() - {"DATABASE_URL", "API_KEY", "SECRET_KEY", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN"}
@@ -122,6 +123,7 @@ class Settings(BaseSettings):
     max_tool_calls: int = Field(default=50, ge=1, le=1000, validation_alias="OPSAGENT_MAX_TOOL_CALLS")
     turn_timeout_s: int = Field(default=900, ge=1, le=86_400, validation_alias="OPSAGENT_TURN_TIMEOUT_S")
     approval_expires_s: int = Field(default=86_400, ge=1, le=31_536_000, validation_alias="OPSAGENT_APPROVAL_EXPIRES_S")
+    question_wait_s: int = Field(default=600, ge=1, le=3_600, validation_alias="OPSAGENT_QUESTION_WAIT_S")
     model_window_tokens: int = Field(
         default=24_000, ge=1000, le=1_000_000, validation_alias="OPSAGENT_MODEL_WINDOW_TOKENS"
     )

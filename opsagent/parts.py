@@ -68,6 +68,7 @@ def limits(settings: Settings) -> Limits:
         seconds=settings.turn_timeout_s,
         window_tokens=settings.model_window_tokens,
         approval_expires_s=settings.approval_expires_s,
+        question_s=settings.question_wait_s,
     )
 
 

@@ -66,6 +66,28 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
     return None
 
 
+def misfit(schema: Mapping[str, Any], value: Any) -> str | None:
+    """Return why a value doesn't fit a schema, as one sentence, or None; raises UnusableSchema."""
+    try:
+        _form_validator(json.dumps(schema)).validate(value)
+    except jsonschema_rs.ValidationError as error:
+        return _short(f"{error.message}.")
+    except (TypeError, ValueError, RecursionError) as error:
+        return _short(f"This can't be checked: {error}.")
+    return None
+
+
+@lru_cache(maxsize=256)
+def _form_validator(text: str) -> jsonschema_rs.Validator:
+    try:
+        options = jsonschema_rs.RegexOptions()
+        return jsonschema_rs.validator_for(
+            json.loads(text), pattern_options=options, offline=True, validate_formats=True
+        )
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+        raise UnusableSchema(f"the schema is not usable JSON Schema ({error.message})") from error
+
+
 @lru_cache(maxsize=1024)
 def _validator(text: str) -> jsonschema_rs.Validator:
     schema = _closed(json.loads(text))

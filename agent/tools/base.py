@@ -9,6 +9,9 @@ from uuid import UUID, uuid5
 
 import rfc8785
 
+from agent.clock import Clock
+from agent.questions.types import Answer
+
 TOOL_NAMESPACE = UUID("6f5c1b57-6a3c-5b2e-9a43-0d3a7f1e2b11")
 RESULT_LIMIT = 24_000
 """Characters of a result that reach the model; about 6,000 tokens."""
@@ -65,6 +68,22 @@ class ToolSpec:
         return self.read_only or self.idempotent
 
 
+class Host(Protocol):
+    """What a running call may ask of people, and tell them."""
+
+    async def ask(self, message: str, schema: Mapping[str, Any]) -> Answer:
+        """Ask the requester to fill in a flat form, and wait for the answer; never raises for a refusal."""
+        ...
+
+    def tell(self, progress: float, total: float | None, message: str | None) -> None:
+        """Take note of how far the call is; returns at once, and only the latest word is shown."""
+        ...
+
+    def note(self, sentence: str) -> None:
+        """Have the model and people hear this together with the result."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """What a tool may know of the call it runs for."""
@@ -74,6 +93,10 @@ class CallContext:
     approval_id: UUID | None
     """The idempotency key for tools that accept one."""
     requester_id: UUID
+    host: Host | None = None
+    """None: nobody can be asked."""
+    clock: Clock = field(default_factory=Clock)
+    """The call's time, which stands still while people are asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ MESSAGE_LIMIT = 4 * 1024 * 1024
 """Bytes of one message from a server; a bigger one is thrown away and its call told so."""
 PARTS_LIMIT = 100_000
 """Lists, objects and their members in one message: reading them is what holds up everybody else."""
-CONNECT_S, READ_S = 10.0, 330.0
+CONNECT_S, READ_S = 10.0, 3_930.0
+"""A stream may be silent for as long as its call may run and people may be waited for; each call has its own limit."""
 
 
 @dataclass(slots=True)

@@ -3,11 +3,13 @@
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import mcp_types as types
 from mcp import Client, MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from agent.tools.mcp_asking import Inquiry
 from agent.tools.mcp_config import Timing
 
 
@@ -19,6 +21,8 @@ class Link:
     lost: str | None = None
     stale: bool = False
     client: Client | None = None
+    inquiries: dict[str, Inquiry] = field(default_factory=dict[str, Inquiry])
+    """The calls under way, by their progress tokens."""
 
     def lose(self, reason: str) -> None:
         self.lost = self.lost or reason
@@ -28,6 +32,18 @@ class Link:
         """Have the tools listed again, which also finds out whether the connection still works."""
         self.stale = True
         self.wake.set()
+
+    def asking(self, said: Inquiry | None) -> Inquiry | None:
+        """Return the call for which the server asks: the one its stream belongs to, or the only one under way."""
+        under_way = list(self.inquiries.values())
+        if said is not None:
+            return said if said in under_way else None
+        return under_way[0] if len(under_way) == 1 else None
+
+    def progressed(self, params: dict[str, Any]) -> None:
+        token = params.get("progressToken")
+        if isinstance(token, str) and (inquiry := self.inquiries.get(token)) is not None:
+            inquiry.progressed(params)
 
     async def heard(self, message: types.ServerNotification | Exception) -> None:
         if isinstance(message, types.ToolListChangedNotification):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,7 +22,9 @@ MAX_TOTAL = 4_000_000
 """Characters of all schemas of one server together."""
 MAX_PROBLEMS = 50
 MAX_NEWS = 200
-"""Messages a second that are no answers: progress, logs, changes, noise."""
+"""Messages a second that are no answers: logs, changes, noise."""
+MAX_PROGRESS = 2_000
+"""Of progress, which goes no further than the sieve."""
 
 
 @dataclass(slots=True)
@@ -39,9 +42,13 @@ class Listing:
 
 
 class Sieve:
-    """Stands in the connection and takes unusable tools out of each page before the SDK refuses the page for them."""
+    """Stands in the connection and takes unusable tools out of each page before the SDK refuses the page for them.
 
-    def __init__(self) -> None:
+    It also takes out all progress: the SDK would start two tasks for each notification, however many come.
+    """
+
+    def __init__(self, progressed: Callable[[dict[str, Any]], None]) -> None:
+        self._progressed = progressed
         self.version = "2025-11-25"
         self.listing = Listing()
         self._asked: dict[str, str] = {}
@@ -50,6 +57,15 @@ class Sieve:
         message = item.message
         if isinstance(message, types.JSONRPCRequest):
             self._asked[str(message.id)] = message.method
+
+    def takes(self, item: SessionMessage | Exception) -> bool:
+        """Return whether this was progress, which goes no further."""
+        if not isinstance(item, SessionMessage) or not isinstance(item.message, types.JSONRPCNotification):
+            return False
+        if item.message.method != "notifications/progress":
+            return False
+        self._progressed(item.message.params or {})
+        return True
 
     async def incoming(self, item: SessionMessage | Exception) -> bool:
         """Sift a page of tools; return whether the message is an answer to something that was asked."""
@@ -84,7 +100,8 @@ class Sieve:
 class Pace:
     """Bounds how much of what nobody asked for is read in a second; then the server waits, and its answers with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._begun = 0.0
         self._heard = 0
 
@@ -93,7 +110,7 @@ class Pace:
         self._heard += 1
         # A reader whose buffer is full never waits by itself, and nobody else would have a turn.
         await _let_others(self._heard)
-        if self._heard < MAX_NEWS:
+        if self._heard < self._most:
             return
         rest = self._begun + 1 - asyncio.get_running_loop().time()
         if rest > 0:
@@ -133,17 +150,18 @@ class _Stream:
 class _Read(_Stream):
     def __init__(self, inner: Any, sieve: Sieve) -> None:
         super().__init__(inner, sieve)
-        self._pace = Pace()
+        self._pace, self._progress = Pace(MAX_NEWS), Pace(MAX_PROGRESS)
 
     @property
     def last_context(self) -> Any:
         return getattr(self._inner, "last_context", None)
 
     async def receive(self) -> SessionMessage | Exception:
-        item = await self._inner.receive()
-        return await self._minded(item)
+        return await self._next(self._inner.receive)
 
-    async def _minded(self, item: SessionMessage | Exception) -> SessionMessage | Exception:
+    async def _next(self, receive: Callable[[], Awaitable[SessionMessage | Exception]]) -> SessionMessage | Exception:
+        while self._sieve.takes(item := await receive()):
+            await self._progress.keep()
         if not await self._sieve.incoming(item):
             await self._pace.keep()
         return item
@@ -152,8 +170,7 @@ class _Read(_Stream):
         return self
 
     async def __anext__(self) -> SessionMessage | Exception:
-        item = await self._inner.__anext__()
-        return await self._minded(item)
+        return await self._next(self._inner.__anext__)
 
 
 class _Write(_Stream):

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import mcp_types as types
 import structlog
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent.tools.base import CallContext, Tool, ToolResult, ToolSpec
 from agent.tools.ending import end
+from agent.tools.mcp_asking import CALL, ROUNDS, Inquiry, NotAnswerable, Slot
 from agent.tools.mcp_config import Keeping, McpServerConfig, Timing
 from agent.tools.mcp_http import ATTEMPT, Attempt, Bearer, HttpTransport, sse_transport
 from agent.tools.mcp_link import Link
@@ -115,11 +117,12 @@ class McpServer:
 
     async def call(self, spec: ToolSpec, args: Mapping[str, Any], context: CallContext) -> ToolResult:
         """Call the tool once; says whether it never ran, ran, or can't be known."""
-        attempt = Attempt()
+        attempt, slot = Attempt(), Slot(self._slots)
+        inquiry = Inquiry(self.config, spec, context, slot)
         deadline = asyncio.timeout(spec.timeout_s)
         try:
-            async with deadline, self._slots:
-                return await self._call(spec, args, context, attempt)
+            async with context.clock.within(deadline), slot:
+                return await self._call(spec, args, context, attempt, inquiry)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -131,8 +134,25 @@ class McpServer:
             return unknown(self.config, spec, f"there was no answer within {spec.timeout_s:g} s")
 
     async def _call(
-        self, spec: ToolSpec, args: Mapping[str, Any], context: CallContext, attempt: Attempt
+        self, spec: ToolSpec, args: Mapping[str, Any], context: CallContext, attempt: Attempt, inquiry: Inquiry
     ) -> ToolResult:
+        """Send the call; where it comes back for input, send it again with that."""
+        params = types.CallToolRequestParams(name=spec.original_name, arguments=dict(args), _meta=_meta(context))
+        for _ in range(ROUNDS):
+            answer = await self._attempts(spec, params, attempt, inquiry)
+            if not isinstance(answer, types.InputRequiredResult):
+                return answer
+            try:
+                responses = await inquiry.answers(answer)
+            except NotAnswerable as error:
+                return failed(f"`{spec.name}` was not finished: {self.config.name} asked for {error}.")
+            given = {"input_responses": responses, "request_state": answer.request_state}
+            params = params.model_copy(update=given)
+        return failed(f"`{spec.name}` was not finished: {self.config.name} asked for input {ROUNDS} times in a row.")
+
+    async def _attempts(
+        self, spec: ToolSpec, params: types.CallToolRequestParams, attempt: Attempt, inquiry: Inquiry
+    ) -> ToolResult | types.InputRequiredResult:
         why = f" ({self._trouble})" if self.waits_for_person else ""
         for _ in range(2):
             link = await self._connected()
@@ -140,7 +160,7 @@ class McpServer:
                 break
             attempt.sent, attempt.status, attempt.error = False, None, None
             try:
-                answer = await self._send(link.client, spec, args, context, attempt)
+                answer = await self._send(link, params, attempt, inquiry)
             except ValidationError:
                 return unknown(self.config, spec, "its answer could not be read")
             except (MCPError, RuntimeError, OSError) as error:
@@ -151,23 +171,38 @@ class McpServer:
                 why = f" ({judged.reason})"
             else:
                 self._unanswered = 0
-                given = _given(answer)
+                if isinstance(answer, types.InputRequiredResult):
+                    return answer
+                given = result_of(answer)
                 return replace(given, text=self.config.without_secrets(given.text))
         return failed(f"`{spec.name}` was not run: MCP server {self.config.name} is not connected{why}.")
 
     async def _send(
-        self, client: Client, spec: ToolSpec, args: Mapping[str, Any], context: CallContext, attempt: Attempt
+        self, link: Link, params: types.CallToolRequestParams, attempt: Attempt, inquiry: Inquiry
     ) -> types.CallToolResult | types.InputRequiredResult:
-        meta: types.RequestParamsMeta | None = None
-        if context.approval_id:
-            meta = {APPROVAL_META: str(context.approval_id)}  # pyright: ignore[reportAssignmentType] - an open map
-        params = types.CallToolRequestParams(name=spec.original_name, arguments=dict(args), _meta=meta)
-        token = ATTEMPT.set(attempt)
+        assert link.client
+        sent, call = ATTEMPT.set(attempt), CALL.set(inquiry)
+        token = uuid4().hex
+        meta: Any = {**(params.meta or {}), "progressToken": token}
+        link.inquiries[token] = inquiry
         try:
             # Not call_tool(): it checks the answer against the server's own schema, with backtracking patterns.
-            return await client.session.send_request(types.CallToolRequest(params=params), _ANSWER)
+            request = types.CallToolRequest(params=params.model_copy(update={"meta": meta}))
+            return await link.client.session.send_request(request, _ANSWER)
         finally:
-            ATTEMPT.reset(token)
+            del link.inquiries[token]
+            ATTEMPT.reset(sent)
+            CALL.reset(call)
+
+    async def _elicited(self, link: Link, params: types.ElicitRequestParams) -> types.ElicitResult | types.ErrorData:
+        """Answer what a server of the earlier protocols asks in the middle of a call."""
+        if (inquiry := link.asking(CALL.get())) is None:
+            # Over pipes nothing says for which call it asks; a question must never reach somebody else's thread.
+            return types.ErrorData(code=types.INVALID_REQUEST, message="Nobody can tell for which call this is asked.")
+        result = await inquiry.answer(params)
+        if inquiry.is_pestering:
+            self._drop(link, "asks on and on though it gets no answers")
+        return result
 
     async def _connected(self) -> Link | None:
         if self._link is None and not self.waits_for_person:
@@ -215,7 +250,8 @@ class McpServer:
         return self._why(error) if error else task.result()
 
     async def _connection(self, changed: Callable[[], Awaitable[None]]) -> str:
-        link, sieve, attempt = Link(), Sieve(), Attempt()
+        link, attempt = Link(), Attempt()
+        sieve = Sieve(link.progressed)
         ATTEMPT.set(attempt)
         async with AsyncExitStack() as stack:
             try:
@@ -253,7 +289,13 @@ class McpServer:
             transport = sse_transport(config.url or "", config.headers, policy, failed, login)
         else:
             transport = HttpTransport(config.url or "", config.headers, policy, login)
-        return Client(Sieved(transport, sieve), mode="auto", cache=None, message_handler=link.heard)
+        return Client(
+            Sieved(transport, sieve),
+            mode="auto",
+            cache=None,
+            message_handler=link.heard,
+            elicitation_callback=lambda context, params: self._elicited(link, params),
+        )
 
     async def _attend(self, link: Link, sieve: Sieve, changed: Callable[[], Awaitable[None]]) -> str:
         while True:
@@ -296,7 +338,5 @@ class McpServer:
         return described(self.config, error) + (f" (it last wrote: {words})" if words else "")
 
 
-def _given(answer: types.CallToolResult | types.InputRequiredResult) -> ToolResult:
-    if isinstance(answer, types.InputRequiredResult):
-        return failed("The tool asks for more input in a way that is not supported here.")
-    return result_of(answer)
+def _meta(context: CallContext) -> Any:
+    return {APPROVAL_META: str(context.approval_id)} if context.approval_id else None

@@ -146,7 +146,7 @@ class Registry:
             return ToolResult(problem, Outcome.FAILED)
         deadline = asyncio.timeout(spec.timeout_s + GRACE_S)
         try:
-            async with deadline:
+            async with context.clock.within(deadline):
                 result = await tool.run(args, context)
                 return replace(result, text=finished(spec, result.text, self._redact))
         except (Exception, SystemExit, asyncio.CancelledError) as error:

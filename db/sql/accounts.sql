@@ -91,6 +91,9 @@ UPDATE turns SET requester_id = $2 WHERE requester_id = $1 AND status IN ('queue
 -- name: move_approvals
 UPDATE approvals SET requested_by = $2 WHERE requested_by = $1 AND status = 'pending';
 
+-- name: move_questions
+UPDATE questions SET asked_of = $2 WHERE asked_of = $1 AND status = 'open';
+
 -- name: save_link_code
 INSERT INTO link_codes (user_id, code_hash, slack_team_id, slack_user_id, expires_at)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))

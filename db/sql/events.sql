@@ -8,10 +8,14 @@ SELECT session_id, seq, kind, data, at FROM events WHERE session_id = $1 AND seq
 SELECT last_seq FROM user_sessions WHERE session_id = $1;
 
 -- name: drop_deltas
--- The pieces of an answer that now stands whole in the log.
-DELETE FROM events WHERE session_id = $1 AND seq >= $2 AND turn_id = $3 AND kind = 'answer.delta';
+-- The pieces of an answer that now stands whole in the log, and how far calls were that have ended.
+DELETE FROM events WHERE session_id = $1 AND seq >= $2 AND turn_id = $3 AND kind IN ('answer.delta', 'tool.progress');
+
+-- name: drop_progress
+-- What a call said before of how far it is: its next word stands in for it.
+DELETE FROM events WHERE session_id = $1 AND seq = $2 AND kind = 'tool.progress';
 
 -- name: forget
 -- What people wrote, what was answered and asked of tools. How approvals and turns ended stays: doors still render it.
 DELETE FROM events
- WHERE session_id = $1 AND kind IN ('turn.queued', 'answer.delta', 'tool.called', 'turn.completed', 'turn.failed');
+ WHERE session_id = $1 AND kind IN ('turn.queued', 'answer.delta', 'tool.progress', 'tool.called', 'turn.completed', 'turn.failed');

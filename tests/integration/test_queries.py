@@ -66,6 +66,11 @@ SELECT md5('approval' || n)::uuid, md5('user' || n % 2000 + 1)::uuid, 'approve',
 INSERT INTO executions (session_id, tool_call_id, turn_id, tool_id, tool_name, args_digest, status)
 SELECT md5('session' || n)::uuid, 'call ' || n, md5('turn' || n)::uuid, md5('tool' || n % 50)::uuid, 'restart',
        'digest', 'succeeded' FROM generate_series(1, {_SIZE}) n;
+INSERT INTO questions (question_id, session_id, turn_id, tool_call_id, tool_name, message, schema, asked_of, status,
+       expires_at, created_at)
+SELECT md5('question' || n)::uuid, md5('session' || n)::uuid, md5('turn' || n)::uuid, 'call ' || n, 'restart', 'why?',
+       '{{}}', md5('user' || n % 2000 + 1)::uuid, CASE n % 100 WHEN 0 THEN 'open' ELSE 'answered' END, now(),
+       now() - make_interval(secs => n) FROM generate_series(1, {_SIZE}) n;
 INSERT INTO tool_approval_config (user_id, tool_id, tool_name, auto_execute, approval_required)
 SELECT CASE WHEN n > 50 THEN md5('user' || n)::uuid END, md5('tool' || n % 50)::uuid, 'restart', true, false
   FROM generate_series(1, {_SIZE}) n;

@@ -165,7 +165,7 @@ class Flood:
 @pytest.mark.parametrize("message", [NEWS, STRAY], ids=["progress", "answers to nothing"])
 async def test_what_nobody_asked_for_is_read_slowly(message: types.JSONRPCMessage) -> None:
     flood: Any = Flood(message)
-    stream, _ = await Sieved(flood, Sieve()).__aenter__()
+    stream, _ = await Sieved(flood, Sieve(lambda _: None)).__aenter__()
 
     async def read_all() -> None:
         while True:
