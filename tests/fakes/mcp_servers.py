@@ -27,6 +27,11 @@ def hostile(mode: str, *args: str, **config: Any) -> McpServerConfig:
     return McpServerConfig(name="hostile", command=sys.executable, args=command, **config)
 
 
+def pushing(**config: Any) -> McpServerConfig:
+    """Return the entry of a server that asks over pipes, in the middle of its calls."""
+    return McpServerConfig(name="pushing", command=sys.executable, args=(str(HERE / "mcp_pushing.py"),), **config)
+
+
 class ProbeFile:
     """What the probe server did, a line for each effect."""
 
@@ -41,8 +46,12 @@ class ProbeFile:
 class StdioProbe(ProbeFile):
     """The probe behind pipes: started by whoever connects."""
 
+    def __init__(self, path: Path, program: str = "mcp_probe.py") -> None:
+        super().__init__(path)
+        self.program = program
+
     def config(self, name: str = "probe", **more: Any) -> McpServerConfig:
-        command = (str(HERE / "mcp_probe.py"), str(self.path), "stdio")
+        command = (str(HERE / self.program), str(self.path), "stdio")
         return McpServerConfig(name=name, command=sys.executable, args=command, **more)
 
     def kill(self) -> int:
@@ -61,8 +70,9 @@ class StdioProbe(ProbeFile):
 class HttpProbe(ProbeFile):
     """The probe behind a port: started and stopped by the test."""
 
-    def __init__(self, path: Path, *, earlier: bool = False, sse: bool = False) -> None:
+    def __init__(self, path: Path, *, earlier: bool = False, sse: bool = False, program: str = "mcp_probe.py") -> None:
         super().__init__(path)
+        self.program = program
         self.port = free_port()
         self.earlier = earlier
         self.sse = sse
@@ -74,7 +84,7 @@ class HttpProbe(ProbeFile):
     async def start(self) -> None:
         command = [
             sys.executable,
-            str(HERE / "mcp_probe.py"),
+            str(HERE / self.program),
             str(self.path),
             str(self.port),
             *["earlier"] * self.earlier,
