@@ -15,12 +15,14 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from agent.errors import Refusal
+from agent.questions.types import Question, WrongAnswer
 from bot import payloads
 from bot.client import FAILURES
 from bot.deciding import Deciding
 from bot.errands import Errands
-from bot.payloads import Click, Incoming, Parsed, Place, Stop, Submission
-from bot.views.refusal import COULD_NOT_OPEN, refusal
+from bot.payloads import Click, Filled, Incoming, Parsed, Place, QuestionClick, Stop, Submission
+from bot.views import question as question_view
+from bot.views.refusal import BAD_QUESTION, COULD_NOT_OPEN, refusal, refusal_modal
 
 if TYPE_CHECKING:
     from agent.service import AgentService
@@ -75,6 +77,10 @@ class _Desk:
             case Submission():
                 answer = await self._deciding.submitted(request)
                 return _ack(json.dumps(answer) if answer else "")
+            case QuestionClick():
+                await self._question(request)
+            case Filled():
+                return await self._filled(request)
             case Stop():
                 await self._stop(request)
         return _ack()
@@ -109,12 +115,44 @@ class _Desk:
         except Refusal as error:
             self._errands.run(self._whisper(click.by.user, click.place, error.message, click.response_url))
 
+    async def _question(self, click: QuestionClick) -> None:
+        if click.question_id is None:
+            self._refuse(click, BAD_QUESTION)
+        elif click.answers:
+            self._errands.run(self._show_form(click, click.question_id))
+        else:
+            try:
+                await self._service.decline_question(click.question_id, by=click.by)
+            except Refusal as error:
+                self._refuse(click, error.message)
+
+    async def _filled(self, filled: Filled) -> BoltResponse:
+        if filled.question_id is None:
+            return _instead(BAD_QUESTION)
+        question: Question | None = None
+        try:
+            question = await self._service.question_to_answer(filled.question_id, by=filled.by)
+            said = question_view.content(question, filled)
+            await self._service.answer_question(filled.question_id, said, by=filled.by)
+        except WrongAnswer as error:
+            shown = question_view.errors(question, error.wrong) if question is not None else None
+            if shown is None:
+                return _instead(error.message)
+            return _ack(json.dumps({"response_action": "errors", "errors": shown}))
+        except Refusal as error:
+            log.info("question.answer_refused", question_id=str(filled.question_id), code=error.code)
+            return _instead(error.message)
+        return _ack()
+
     async def _stop(self, stop: Stop) -> None:
         try:
             by = await self._service.principal_of_chat(stop.by)
             await self._service.cancel_turn(stop.thread.session_id, by=by)
         except Refusal as error:
             self._errands.run(self._whisper(stop.by.user, stop.place, error.message, None))
+
+    def _refuse(self, click: QuestionClick, message: str) -> None:
+        self._errands.run(self._whisper(click.by.user, click.place, message, click.response_url))
 
     async def _whisper(self, user: str, place: Place | None, message: str, response_url: str | None) -> None:
         """Tell one person, in the thread if Slack lets us, else where their click came from."""
@@ -146,3 +184,18 @@ class _Desk:
         except FAILURES as error:
             log.info("slack.modal_failed", action=click.action, error=type(error).__name__)
             await self._whisper(click.by.user, click.place, COULD_NOT_OPEN, click.response_url)
+
+    async def _show_form(self, click: QuestionClick, question_id: UUID) -> None:
+        try:
+            question = await self._service.question_to_answer(question_id, by=click.by)
+            view = question_view.question_form(question)
+            await self._client.views_open(trigger_id=click.trigger_id or "", view=view)
+        except Refusal as error:
+            await self._whisper(click.by.user, click.place, error.message, click.response_url)
+        except FAILURES as error:
+            log.info("slack.modal_failed", question_id=str(question_id), error=type(error).__name__)
+            await self._whisper(click.by.user, click.place, COULD_NOT_OPEN, click.response_url)
+
+
+def _instead(message: str) -> BoltResponse:
+    return _ack(json.dumps({"response_action": "update", "view": refusal_modal(message)}))

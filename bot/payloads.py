@@ -21,6 +21,9 @@ REVIEW, EDIT_FORM, REASON_FORM = "approval_review", "approval_edit_form", "appro
 """The callback ids of the modals: a large call in full, other arguments for a call, and why it is rejected."""
 FIELD, REASON_FIELD = "value", "reason"
 """The action id of every input, and the block id of the reason's."""
+ANSWER_QUESTION, DECLINE_QUESTION = "question_answer", "question_decline"
+FORM = "question_form"
+"""The callback id of the modal that answers a running tool's question."""
 
 MESSAGE_EVENTS = ("message", "app_mention")
 STOP_EVENT = "agent_session_stopped"
@@ -104,6 +107,27 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionClick:
+    """A press of a button under a question: to answer it, or to decline."""
+
+    answers: bool
+    question_id: UUID | None
+    by: ChatUser
+    place: Place | None
+    response_url: str | None
+    trigger_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A question's form was submitted; `values` are as Slack sent them, by the ids of their blocks."""
+
+    question_id: UUID | None
+    by: ChatUser
+    values: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Someone pressed Slack's own stop button."""
 
@@ -112,7 +136,7 @@ class Stop:
     by: ChatUser
 
 
-Parsed = Incoming | Click | Submission | Stop
+Parsed = Incoming | Click | Submission | QuestionClick | Filled | Stop
 
 
 def parsed(body: Body) -> Parsed | None:
@@ -123,8 +147,8 @@ def parsed(body: Body) -> Parsed | None:
             return _incoming(body, event)
         return _stop(body, event) if event.get("type") == STOP_EVENT else None
     if body.get("type") == "block_actions":
-        return _click(body)
-    return _submission(body) if body.get("type") == "view_submission" else None
+        return _click(body) or _question_click(body)
+    return _submission(body) or _question_form(body) if body.get("type") == "view_submission" else None
 
 
 def event_type(body: Body) -> str | None:
@@ -208,18 +232,54 @@ def _click(body: Body) -> Click | None:
     name = action.get("action_id")
     if name not in (*_DECISIONS, *_OPENERS, APPROVE_ALL):
         return None
-    message, container = body.get("message") or {}, body.get("container") or {}
-    channel = (body.get("channel") or {}).get("id") or container.get("channel_id")
-    ts = message.get("thread_ts") or container.get("thread_ts") or message.get("ts") or container.get("message_ts")
     return Click(
         action=name,
         decision=_DECISIONS.get(name),
         named=_all_named(action) if name == APPROVE_ALL else _one_named(action),
-        by=_person(body, home=message.get("team")),
-        place=Place(channel, ts) if channel and ts else None,
+        by=_person(body, home=(body.get("message") or {}).get("team")),
+        place=_place(body),
         response_url=body.get("response_url"),
         trigger_id=body.get("trigger_id"),
     )
+
+
+def _question_click(body: Body) -> QuestionClick | None:
+    action = next(iter(body.get("actions") or []), {})
+    name = action.get("action_id")
+    if name not in (ANSWER_QUESTION, DECLINE_QUESTION):
+        return None
+    return QuestionClick(
+        answers=name == ANSWER_QUESTION,
+        question_id=_uuid(action.get("value")),
+        by=_person(body, home=(body.get("message") or {}).get("team")),
+        place=_place(body),
+        response_url=body.get("response_url"),
+        trigger_id=body.get("trigger_id"),
+    )
+
+
+def _place(body: Body) -> Place | None:
+    message, container = body.get("message") or {}, body.get("container") or {}
+    channel = (body.get("channel") or {}).get("id") or container.get("channel_id")
+    ts = message.get("thread_ts") or container.get("thread_ts") or message.get("ts") or container.get("message_ts")
+    return Place(channel, ts) if channel and ts else None
+
+
+def _question_form(body: Body) -> Filled | None:
+    view = body.get("view") or {}
+    if view.get("callback_id") != FORM:
+        return None
+    home = view.get("app_installed_team_id") or view.get("team_id")
+    states = (view.get("state") or {}).get("values") or {}
+    values = {block: _value(next(iter(state.values()), {})) for block, state in states.items()}
+    given = {block: value for block, value in values.items() if value is not None}
+    return Filled(_uuid(view.get("private_metadata")), _person(body, home=home), given)
+
+
+def _value(state: Body) -> str | None:
+    chosen = state.get("selected_option")
+    value = chosen.get("value") if isinstance(chosen, dict) else state.get("value")
+    return str(value) if value is not None else None
 
 
 def _one_named(action: Body) -> tuple[Named, ...]:

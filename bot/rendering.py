@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 
 from agent.approvals.types import ApprovalStatus
+from agent.errors import Refusal
 from agent.types import Event, EventKind
 from bot.cards import Cards
 from bot.client import NoSuchPlace, Unfit
@@ -16,6 +17,8 @@ from bot.posting import Poster
 from bot.status import ACTIVE, PROCESSING, SUSPENDED, ThreadStatus
 from bot.views.answer import answer, plain_answer
 from bot.views.notice import STOPPED, WAITS, notice
+from bot.views.progress import progress
+from bot.views.question import question_card
 
 if TYPE_CHECKING:
     from agent.service import AgentService
@@ -30,6 +33,8 @@ _CARD = {
 }
 _STATUS = {
     EventKind.TURN_STARTED: PROCESSING,
+    EventKind.QUESTION_OPENED: SUSPENDED,
+    EventKind.QUESTION_SETTLED: PROCESSING,
     EventKind.EXECUTION_STARTED: PROCESSING,
     EventKind.TURN_WAITING: SUSPENDED,
     EventKind.TURN_COMPLETED: ACTIVE,
@@ -66,6 +71,7 @@ class Renderer:
     """Renders one event of a session; doing it again changes nothing."""
 
     def __init__(self, service: "AgentService", poster: Poster, status: ThreadStatus) -> None:
+        self._service = service
         self._poster = poster
         self._status = status
         self._cards = Cards(service, poster)
@@ -84,6 +90,10 @@ class Renderer:
             )
         if (status := _status(event)) is not None:
             self._status.show(place, status)
+        if event.kind is EventKind.TOOL_PROGRESS:
+            self._status.say(place, progress(event.data))
+        elif event.kind is EventKind.EXECUTION_FINISHED:
+            self._status.say(place, "")
 
     async def _render(self, place: Place, event: Event, *, draws: Sequence[UUID]) -> None:
         session_id, data = event.session_id, event.data
@@ -96,6 +106,8 @@ class Renderer:
                 await self._poster.post(session_id, place, f"failed:{data['turn_id']}", notice(data["error"]))
             case EventKind.TURN_CANCELLED:
                 await self._poster.post(session_id, place, f"cancelled:{data['turn_id']}", notice(STOPPED))
+            case EventKind.QUESTION_OPENED | EventKind.QUESTION_SETTLED:
+                await self._question(session_id, place, UUID(str(data["question_id"])))
             case _ if draws:
                 await self._cards.show(session_id, place, draws)
             case _:
@@ -110,6 +122,15 @@ class Renderer:
                 log.warning("answer.refused_as_blocks", turn_id=turn_id, part=i, reason=str(error))
                 for j, piece in enumerate(plain_answer(message)):
                     await self._poster.post(session_id, place, f"{key}:plain:{j}", piece)
+
+    async def _question(self, session_id: UUID, place: Place, question_id: UUID) -> None:
+        try:
+            question = await self._service.read_question(question_id, by=None)
+        except Refusal as error:
+            log.info("question.not_shown", question_id=str(question_id), code=error.code)
+            return
+        key = f"question:{question_id}"
+        await self._poster.show(session_id, place, key, question_card(question), keep=question.is_open)
 
 
 def _status(event: Event) -> str | None:

@@ -1,6 +1,8 @@
 """The thread's status in Slack's own interface: a courtesy that delays nothing and may fail."""
 
 import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable
 
 import structlog
 from slack_sdk.errors import SlackApiError
@@ -14,6 +16,10 @@ log = structlog.get_logger()
 
 PROCESSING, SUSPENDED, ACTIVE = "processing", "suspended", "active"
 _TIMEOUT_S = 10.0
+EVERY_S = 1.0
+"""The pause between two lines of one thread."""
+_THREADS = 1_000
+"""Threads whose line is remembered, to be taken away at the end."""
 
 
 class ThreadStatus:
@@ -23,6 +29,8 @@ class ThreadStatus:
         self._client = client
         self._errands = errands
         self._wanted: dict[Place, str] = {}
+        self._lines: dict[Place, str] = {}
+        self._said: OrderedDict[Place, None] = OrderedDict()
         self._logged: set[str] = set()
 
     def show(self, place: Place, status: str) -> None:
@@ -41,12 +49,44 @@ class ThreadStatus:
         finally:
             del self._wanted[place]
 
+    def say(self, place: Place, text: str) -> None:
+        """Have the line under the thread read like this soon, and be gone where it is empty; returns at once."""
+        if not text and place not in self._said:
+            return
+        self._said[place] = None
+        self._said.move_to_end(place)
+        if len(self._said) > _THREADS:
+            self._said.popitem(last=False)
+        under_way = place in self._lines
+        self._lines[place] = text
+        if not under_way:
+            self._errands.run(self._send_line(place))
+
+    async def _send_line(self, place: Place) -> None:
+        sent = None
+        try:
+            while (text := self._lines[place]) != sent:
+                await self._attempt(
+                    self._client.assistant_threads_setStatus(
+                        channel_id=place.channel, thread_ts=place.thread_ts, status=text
+                    )
+                )
+                sent = text
+                if not text:
+                    self._said.pop(place, None)
+                await asyncio.sleep(EVERY_S)
+        finally:
+            del self._lines[place]
+
     async def _tell(self, place: Place, status: str) -> None:
+        await self._attempt(
+            self._client.agents_sessions_setStatus(channel_id=place.channel, thread_ts=place.thread_ts, status=status)
+        )
+
+    async def _attempt(self, call: Awaitable[object]) -> None:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await self._client.agents_sessions_setStatus(
-                    channel_id=place.channel, thread_ts=place.thread_ts, status=status
-                )
+                await call
         except FAILURES as error:
             reason = code_of(error) if isinstance(error, SlackApiError) else type(error).__name__
             if reason not in self._logged:

@@ -10,6 +10,7 @@ TOO_LARGE = "These arguments are too long to be edited in Slack: edit them in th
 TOOL_CHANGED = "The tool was changed since this call was asked for: reject it, and ask the agent again."
 CHANGED = "The arguments were changed since you saw them; look at them again."
 NO_REASON = "Say why, or press Reject on the card."
+BAD_QUESTION = "This button names no question any more: ask the agent again."
 
 
 def refusal(message: str) -> Rendered:

@@ -1,4 +1,4 @@
-"""An MCP server whose tools ask people, in whichever protocol its client speaks: `mcp_asker.py EFFECTS stdio|PORT [earlier]`."""
+"""An MCP server whose tools ask people, as its client's protocol wants: `mcp_asker.py EFFECTS stdio|PORT [earlier]`."""
 
 import asyncio
 import json
@@ -70,7 +70,8 @@ async def again(ctx: Context) -> str | InputRequiredResult:  # type: ignore[type
     if ctx.protocol_version != "2026-07-28":
         while True:
             await ctx.session.elicit_form("And now?", {"type": "object", "properties": {}})
-    request = ElicitRequest(params=ElicitRequestFormParams(message="And now?", requested_schema={"type": "object"}))
+    form = ElicitRequestFormParams(message="And now?", requested_schema={"type": "object", "properties": {}})
+    request = ElicitRequest(params=form)
     return InputRequiredResult(input_requests={"form": request}, request_state="more")
 
 

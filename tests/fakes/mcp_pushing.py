@@ -6,9 +6,9 @@ import threading
 from typing import Any
 
 TOOLS = {
-    "ask": {"message": {"type": "string"}, "form": {"type": "object"}},
+    "ask": {"message": {"type": "string"}, "form": {"type": "object"}, "longer": {"type": "integer"}},
     "ask_on": {},
-    "slow": {"seconds": {"type": "number"}},
+    "linger": {"seconds": {"type": "number"}},
     "flood": {"count": {"type": "integer"}},
     "die_asking": {},
     "forget": {},
@@ -38,14 +38,14 @@ def elicit(message: str, form: Any, *, wait: bool = True) -> Any:
 def call(key: Any, name: str, args: dict[str, Any], token: Any) -> None:
     text = "done"
     if name == "ask":
-        said = elicit(args.get("message", "Which?"), args.get("form", EMPTY))
+        said = elicit(args.get("message", "Which?") + "x" * args.get("longer", 0), args.get("form", EMPTY))
         text = json.dumps(said.get("result") or said["error"])
     elif name == "ask_on":
         heard = 0
         while "result" in elicit("And now?", EMPTY):
             heard += 1
         text = f"gave up after {heard}"
-    elif name == "slow":
+    elif name == "linger":
         threading.Event().wait(args["seconds"])
     elif name == "flood":
         line = {"jsonrpc": "2.0", "method": "notifications/progress"}
