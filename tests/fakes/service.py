@@ -23,6 +23,8 @@ from agent.approvals.types import (
 )
 from agent.deliveries import Delivery, Post
 from agent.errors import NotFound, Refusal
+from agent.questions import form
+from agent.questions.types import NotAsked, Question, QuestionNotFound, QuestionSettled, QuestionStatus, WrongAnswer
 from agent.service import ToolView
 from agent.tools.arguments import validate
 from agent.tools.base import Source, ToolSpec
@@ -92,6 +94,29 @@ def approval(**changes: Any) -> Approval:
     return replace(made, **changes)
 
 
+def question(**changes: Any) -> Question:
+    """An open question of `deploy`, asked of Alice."""
+    properties: dict[str, Any] = changes.pop("properties", {"region": {"type": "string"}})
+    shape = {"type": "object", "properties": properties, "required": changes.pop("required", [])}
+    made = Question(
+        question_id=uuid4(),
+        session_id=uuid4(),
+        turn_id=uuid4(),
+        tool_call_id="call_1",
+        tool_name="deploy",
+        server="cluster",
+        message="Where to?",
+        schema=form.read(shape),
+        asked_of=Person(uuid4(), "alice", "Alice", "U0ALICE"),
+        status=QuestionStatus.OPEN,
+        settled_by=None,
+        settled_at=None,
+        expires_at=NOW + timedelta(minutes=10),
+        created_at=NOW,
+    )
+    return replace(made, **changes)
+
+
 class FakeService:
     """What the Slack door asks of the service. `down` makes every call fail as a lost database does."""
 
@@ -105,6 +130,8 @@ class FakeService:
         self.cancelled: list[UUID] = []
         self.sessions: dict[UUID, FakeSession] = {}
         self.approvals: dict[UUID, Approval] = {}
+        self.questions: dict[UUID, Question] = {}
+        self.answers: list[tuple[UUID, dict[str, Any] | None, str]] = []
         self.crash_before_record: set[str] = set()
         self.renewable = True
         self.gates: dict[str, asyncio.Event] = {}
@@ -216,6 +243,48 @@ class FakeService:
             status = ApprovalStatus.APPROVED if decision is Decision.APPROVE else ApprovalStatus.REJECTED
             changes |= {"status": status, "decided_by": who, "decided_at": NOW, "reason": reason}
         return self.change(approval_id, votes=votes, **changes)
+
+    # ---- questions ------------------------------------------------------------------------------------------------
+
+    def ask(self, session_id: UUID, **changes: Any) -> Question:
+        """Have a tool of the session ask something."""
+        made = question(session_id=session_id, **changes)
+        self.questions[made.question_id] = made
+        self.append(session_id, EventKind.QUESTION_OPENED, question_id=str(made.question_id))
+        return made
+
+    def settle(self, question_id: UUID, status: QuestionStatus, by: str | None = None) -> Question:
+        who = Person(uuid4(), by, None, by) if by else None
+        changed = replace(self.questions[question_id], status=status, settled_by=who, settled_at=NOW)
+        self.questions[question_id] = changed
+        self.append(changed.session_id, EventKind.QUESTION_SETTLED, question_id=str(question_id), status=status.value)
+        return changed
+
+    async def read_question(self, question_id: UUID, *, by: Principal | None) -> Question:
+        self._reach()
+        if question_id not in self.questions:
+            raise QuestionNotFound
+        return self.questions[question_id]
+
+    async def question_to_answer(self, question_id: UUID, *, by: ChatUser) -> Question:
+        found = await self.read_question(question_id, by=None)
+        if by.user != found.asked_of.chat_user:
+            raise NotAsked("Only Alice is asked this, since the tool runs for them.")
+        if not found.is_open:
+            raise QuestionSettled(f"This question is {found.status} already.")
+        return found
+
+    async def answer_question(self, question_id: UUID, content: dict[str, Any], *, by: ChatUser) -> Question:
+        found = await self.question_to_answer(question_id, by=by)
+        if wrong := form.check(found.schema, content):
+            raise WrongAnswer(wrong)
+        self.answers.append((question_id, content, by.user))
+        return self.settle(question_id, QuestionStatus.ANSWERED, by.user)
+
+    async def decline_question(self, question_id: UUID, *, by: ChatUser) -> Question:
+        await self.question_to_answer(question_id, by=by)
+        self.answers.append((question_id, None, by.user))
+        return self.settle(question_id, QuestionStatus.DECLINED, by.user)
 
     # ---- events and deliveries ------------------------------------------------------------------------------------
 
