@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -54,6 +53,7 @@ class Asking:
     def enter(self, session_id: UUID) -> bool:
         """Take a place for a thread that waits; False where too many do."""
         if session_id not in self._waiting and len(self._waiting) >= self._room:
+            log.warning("question.no_room", waiting=len(self._waiting))
             return False
         self._waiting[session_id] += 1
         return True
@@ -125,11 +125,8 @@ class CallHost:
                 await self._open(question_id, message, shape)
                 status = await self._wait(question_id, changed)
             except asyncio.CancelledError:
-                # The tool withdrew its question, or the turn was stopped. Whatever else happens, it stays closed:
-                # the turn's own end, or whoever takes the call up, closes what this can't.
-                with anyio.CancelScope(shield=True), suppress(Fenced, TimeoutError):
-                    async with asyncio.timeout(_CLOSING_S):
-                        await self._settle(question_id, QuestionStatus.CANCELLED)
+                with anyio.CancelScope(shield=True):
+                    await self._withdraw(question_id)
                 raise
         if status is QuestionStatus.EXPIRED:
             minutes = f"{self._asking.limits.question_s / 60:g}"
@@ -195,6 +192,16 @@ class CallHost:
         finally:
             for wait in waits:
                 wait.cancel()
+
+    async def _withdraw(self, question_id: UUID) -> None:
+        """Close what the tool withdrew, or whose turn was stopped."""
+        try:
+            async with asyncio.timeout(_CLOSING_S):
+                await self._settle(question_id, QuestionStatus.CANCELLED)
+        except Fenced:
+            pass
+        except Exception as error:  # noqa: BLE001 - one delivery; the turn's end, or who takes the call up, closes it
+            log.warning("question.not_withdrawn", question_id=str(question_id), error=type(error).__name__)
 
     async def _settle(self, question_id: UUID, status: QuestionStatus) -> None:
         """Settle it unless somebody else was first: an answer that came in time counts."""

@@ -103,6 +103,13 @@ export class SessionView {
     if (event.type === "answer.delta") live.text += event.text;
     if (event.type === "tool.called") Object.assign(live, { text: "", doing: `Calling ${event.tool_name}…` });
     if (event.type === "execution.started") live.doing = `Running ${event.tool_name}…`;
+    if (event.type === "tool.progress") {
+      live.doing = `${event.tool_name}: ${event.progress}${event.total === null ? "" : ` of ${event.total}`}…`;
+    }
+    if (event.type === "question.opened") {
+      live.doing = `${event.tool_name} asks something: answer it in Slack, or over REST under /api/questions.`;
+    }
+    if (event.type === "question.settled") live.doing = "Running…";
     if (event.type === "execution.finished") live.doing = "Thinking…";
     if (["turn.queued", "tool.called", "execution.finished", "turn.waiting"].includes(event.type)) {
       this.readTurn(event.turn_id).then(() => this.refresh()).catch(() => {});
