@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID, uuid5
@@ -97,6 +97,11 @@ class CallContext:
     """None: nobody can be asked."""
     clock: Clock = field(default_factory=Clock)
     """The call's time, which stands still while people are asked."""
+
+    @property
+    def alone(self) -> "CallContext":
+        """The context as it may leave this process: ids, and nobody to ask."""
+        return replace(self, host=None, clock=Clock())
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class _CustomTool:
     pool: WorkerPool = field(repr=False)
 
     async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
-        return await self.pool.call(self.spec.original_name, args, context, self.spec.timeout_s)
+        return await self.pool.call(self.spec.original_name, args, context.alone, self.spec.timeout_s)
 
 
 class CustomTools:
