@@ -34,6 +34,7 @@ class Kind(StrEnum):
     SERVER_AUTHORIZATION_STARTED = "server.authorization_started"
     SERVER_AUTHORIZED = "server.authorized"
     TOOL_ACCEPTED = "tool.accepted"
+    TOOL_KEPT = "tool.kept"
     TOOL_QUARANTINED = "tool.quarantined"
     TOOL_CHANGED = "tool.changed"
     TOOLS_RELOADED = "tools.reloaded"

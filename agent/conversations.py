@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
-from agent import events, sessions, transcript, turns
+from agent import attachments, events, sessions, transcript, turns
 from agent.approvals import store
 from agent.approvals.types import Approval
 from agent.errors import Invalid
 from agent.house import Part, after, before, cursor_of
 from agent.sessions import SessionNotFound
+from agent.tools.attachments import Shown
 from agent.types import (
     Address,
     ChatUser,
@@ -49,6 +50,7 @@ class TurnView:
 
     turn: Turn
     pending_approvals: list[Approval]
+    attachments: list[Shown] = field(default_factory=list[Shown])
 
 
 class EmptyMessage(Invalid):
@@ -175,7 +177,7 @@ class Conversations(Part):
             turn = await turns.read(connection, turn_id)
             if turn.session_id != session_id:
                 raise turns.TurnNotFound
-            return TurnView(turn, await store.of_turn(connection, turn_id))
+            return await _view(connection, turn)
 
     async def wait_turn(self, turn_id: UUID, *, timeout: float) -> TurnView:
         """Return the turn once it is final, waits for people or for those before it that do, or at the timeout."""
@@ -192,10 +194,19 @@ class Conversations(Part):
                     )
                     left = deadline - asyncio.get_running_loop().time()
                     if turn.status.is_final or turn.status is TurnStatus.AWAITING_APPROVAL or waits or left <= 0:
-                        return TurnView(turn, await store.of_turn(connection, turn_id))
+                        return await _view(connection, turn)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, 5)):
                         await changed.wait()
+
+    async def read_attachment(
+        self, session_id: UUID, attachment_id: UUID, *, by: Principal | None
+    ) -> tuple[Shown, bytes]:
+        """Return what a tool gave to people, with its bytes; `by` None is a door's own presenter."""
+        async with self._database.connection() as connection:
+            if by is not None:
+                sessions.visible(await sessions.read(connection, session_id), by)
+            return await attachments.read(connection, session_id, attachment_id)
 
     async def cancel_turn(self, session_id: UUID, *, by: Principal) -> Turn | None:
         """Stop the running turn, wherever it runs; None: nothing was running."""
@@ -231,3 +242,8 @@ class Conversations(Part):
         """An asyncio.Event that is set whenever the session has new events; clear it before reading."""
         async with self._house.hub.watch(session_id) as changed:
             yield changed
+
+
+async def _view(connection: Tx, turn: Turn) -> TurnView:
+    pending = await store.of_turn(connection, turn.turn_id)
+    return TurnView(turn, pending, await attachments.of_turn(connection, turn.turn_id))

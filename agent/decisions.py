@@ -260,6 +260,8 @@ class Decisions(Part):
             await dispatch.wake(tx, session_id)
             approval = await store.read(tx, approval_id)
             data = {"tool_name": listed.spec.name, "args_digest": approval.args_digest, "status": approval.status.value}
+            if approval.unsandboxed is not None:
+                data["unsandboxed"] = approval.unsandboxed
             await audit.record(tx, Kind.APPROVAL_OPENED, actor=user.user_id, subject=approval_id, data=data)
             return approval
 

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from agent import audit, events, ledger, sessions, transcript, turns
+from agent import attachments, audit, events, ledger, sessions, transcript, turns
 from agent.approvals import store
 from agent.approvals.types import ApprovalStatus
 from agent.questions import store as questions
@@ -178,6 +178,11 @@ class Endings:
                     continue
                 await self.delete(tx, row["session_id"])
 
+    async def expire_attachments(self) -> None:
+        """Remove what has been kept for long enough."""
+        async with self._database.connection() as connection:
+            await connection.execute(attachments.sql.expire, attachments.KEPT_DAYS)
+
     async def delete(self, tx: Tx, session_id: UUID) -> None:
         """Remove a session whose row the caller has locked: approvals, ledger and turns' rows stay."""
         await tx.execute(sessions.sql.delete, session_id)
@@ -188,6 +193,7 @@ class Endings:
         notes = await self._stop_all(tx, session_id)
         await sessions.raise_epoch(tx, session_id)
         await tx.execute(transcript.sql.forget, session_id)
+        await tx.execute(attachments.sql.forget, session_id)
         await tx.execute(events.sql.forget, session_id)
         await tx.execute(turns.sql.forget, session_id)
         await tx.execute(questions.sql.forget, session_id)

@@ -42,10 +42,14 @@ class Change:
 
     @property
     def differences(self) -> dict[str, dict[str, Any]]:
-        """Return each part that differs, before and after."""
-        parts = sorted(self.accepted.keys() | self.pending.keys())
-        pairs = {part: {"before": self.accepted.get(part), "after": self.pending.get(part)} for part in parts}
-        return {part: pair for part, pair in pairs.items() if pair["before"] != pair["after"]}
+        return differences(self.accepted, self.pending)
+
+
+def differences(accepted: dict[str, Any], pending: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return each part that differs, before and after."""
+    parts = sorted(accepted.keys() | pending.keys())
+    pairs = {part: {"before": accepted.get(part), "after": pending.get(part)} for part in parts}
+    return {part: pair for part, pair in pairs.items() if pair["before"] != pair["after"]}
 
 
 async def see(tx: Tx, specs: Iterable[ToolSpec], owners: dict[str, UUID]) -> list[ToolSpec]:

@@ -3,6 +3,7 @@
 from agent.accounts import Accounts
 from agent.answers import Answers
 from agent.authentication import Authentication
+from agent.changes import Changes
 from agent.conversations import Conversations, Submitted, TurnView
 from agent.decisions import Decisions
 from agent.outgoing import Outgoing
@@ -15,7 +16,17 @@ __all__ = ["AgentService", "Submitted", "ToolView", "TurnView"]
 
 
 class AgentService(
-    Conversations, Decisions, Answers, Toolbox, Policies, ServerLogins, Accounts, Authentication, Records, Outgoing
+    Conversations,
+    Decisions,
+    Answers,
+    Toolbox,
+    Policies,
+    ServerLogins,
+    Changes,
+    Accounts,
+    Authentication,
+    Records,
+    Outgoing,
 ):
     """What doors call. It never decides by what a door says, only by what is stored.
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import structlog
 from langchain_core.messages import ToolCall, ToolMessage
 
-from agent import audit, events, ledger, sessions, transcript, users
+from agent import attachments, audit, events, ledger, sessions, transcript, users
 from agent.approvals import doors, policy, store
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.types import Approval, ApprovalStatus, ExecutionStatus, InvalidArguments
@@ -180,6 +180,8 @@ class ToolCalls:
         )
         await self._tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
         opened = {"tool_name": tool.spec.name, "args_digest": store.digest(canonical), "status": "pending"}
+        if (missing := tool.spec.unsandboxed) is not None:
+            opened["unsandboxed"] = missing
         await audit.record(tx, Kind.APPROVAL_OPENED, actor=run.requester.user_id, subject=approval_id, data=opened)
         return Waiting(approval_id)
 
@@ -353,11 +355,14 @@ class ToolCalls:
         approval_id = approval.approval_id if approval else None
         if result.outcome is Outcome.UNKNOWN and approval_id is None and tool is not None:
             approval_id = await self._resolvable(tx, run, call, tool)
+        decided = approval is not None
+        kept, line = await attachments.keep(tx, run.session_id, run.turn_id, call_id, name, result, decided=decided)
+        if line:
+            result = replace(result, text=f"{result.text}\n{line}")
         await ledger.finish(tx, run.session_id, call_id, status=ExecutionStatus(result.outcome), result=result.text)
         await self._append(tx, run, call, result.text)
-        await self._tell_execution(
-            tx, run, call, EventKind.EXECUTION_FINISHED, name, approval_id, status=result.outcome.value
-        )
+        told: dict[str, Any] = {"status": result.outcome.value, **({"attachments": kept} if kept else {})}
+        await self._tell_execution(tx, run, call, EventKind.EXECUTION_FINISHED, name, approval_id, **told)
         await self._note(
             tx,
             run,

@@ -321,6 +321,7 @@ class Sweeps:
             lambda: dispatch.sweep(self._database),
             self._endings.expire_approvals,
             self._endings.expire_sessions,
+            self._endings.expire_attachments,
         ]
         while True:
             for step in steps:

@@ -13,6 +13,7 @@ from agent.approvals.policy import Rule
 from agent.approvals.types import Approval, ApprovalStatus, Decision, Door, ExecutionStatus
 from agent.conversations import MESSAGE_LIMIT
 from agent.service import TurnView
+from agent.tools.attachments import Kind, Shown
 from agent.tools.catalogue import ToolApproval
 from agent.types import Page, Role, Turn, TurnStatus
 
@@ -104,6 +105,18 @@ class VoteOut(Out):
     at: Time
 
 
+class AttachmentOut(Out):
+    """What a tool gave to people: a file, a table as JSON, or a long text; kept for a week."""
+
+    attachment_id: UUID
+    kind: Kind
+    name: str
+    media_type: str
+    size: int
+    tool_call_id: str
+    created_at: Time
+
+
 class ApprovalOut(Out):
     """The decision that one tool call needs: `args` and `args_digest` are what will run."""
 
@@ -133,6 +146,10 @@ class ApprovalOut(Out):
     expires_at: Time
     result: str | None
     created_at: Time
+    unsandboxed: str | None = Field(
+        description="What of a whole sandbox its tool runs without where it runs; null: nothing."
+    )
+    attachments: list[AttachmentOut] = Field(description="What its call gave to people beside the text.")
 
 
 class UsageOut(Out):
@@ -151,12 +168,13 @@ class TurnOut(BaseModel):
     reply: str | None
     error: str | None = Field(description="Of a failed turn: one sentence for people.")
     pending_approvals: list[ApprovalOut]
+    attachments: list[AttachmentOut] = Field(description="What its calls gave to people beside the reply.")
     usage: UsageOut
     created_at: Time
     finished_at: Time | None
 
     @classmethod
-    def of(cls, turn: Turn, pending: Sequence[Approval] = ()) -> Self:
+    def of(cls, turn: Turn, pending: Sequence[Approval] = (), given: Sequence[Shown] = ()) -> Self:
         return cls(
             turn_id=turn.turn_id,
             session_id=turn.session_id,
@@ -164,6 +182,7 @@ class TurnOut(BaseModel):
             reply=turn.reply,
             error=turn.error,
             pending_approvals=[ApprovalOut.of(approval) for approval in pending],
+            attachments=[AttachmentOut.of(shown) for shown in given],
             usage=UsageOut.of(turn.usage),
             created_at=turn.created_at,
             finished_at=turn.finished_at,
@@ -171,7 +190,7 @@ class TurnOut(BaseModel):
 
     @classmethod
     def of_view(cls, view: TurnView) -> Self:
-        return cls.of(view.turn, view.pending_approvals)
+        return cls.of(view.turn, view.pending_approvals, view.attachments)
 
 
 class CancelOut(BaseModel):

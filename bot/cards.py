@@ -101,7 +101,7 @@ class Cards:
         key, text = f"arguments:{approval.approval_id}", arguments.as_text(approval)
         name = f"{approval.tool_name}-arguments.txt"
         try:
-            await self._poster.upload(session_id, place, key, filename=name, text=text)
+            await self._poster.uploads.share(session_id, place, key, filename=name, content=text.encode())
         except Unfit as error:
             log.warning("approval.file_refused", approval_id=str(approval.approval_id), reason=str(error))
 

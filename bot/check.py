@@ -18,6 +18,7 @@ NEEDED_SCOPES = frozenset(
         "groups:history",
         "groups:read",
         "im:history",
+        "im:write",
         "mpim:history",
         "usergroups:read",
         "users:read",

@@ -20,9 +20,9 @@ from bot import payloads
 from bot.client import FAILURES
 from bot.deciding import Deciding
 from bot.errands import Errands
-from bot.payloads import Click, Filled, Incoming, Parsed, Place, QuestionClick, Stop, Submission
+from bot.payloads import Click, Filled, Incoming, Parsed, PinClick, Place, QuestionClick, Stop, Submission
 from bot.views import question as question_view
-from bot.views.refusal import BAD_QUESTION, COULD_NOT_OPEN, refusal, refusal_modal
+from bot.views.refusal import BAD_PIN, BAD_QUESTION, COULD_NOT_OPEN, refusal, refusal_modal
 
 if TYPE_CHECKING:
     from agent.service import AgentService
@@ -74,6 +74,8 @@ class _Desk:
                 await self._message(request)
             case Click():
                 await self._click(request)
+            case PinClick():
+                await self._pin(request)
             case Submission():
                 answer = await self._deciding.submitted(request)
                 return _ack(json.dumps(answer) if answer else "")
@@ -143,6 +145,17 @@ class _Desk:
             log.info("question.answer_refused", question_id=str(filled.question_id), code=error.code)
             return _instead(error.message)
         return _ack()
+
+    async def _pin(self, click: PinClick) -> None:
+        if click.tool_id is None:
+            self._errands.run(self._whisper(click.by.user, click.place, BAD_PIN, click.response_url))
+            return
+        try:
+            decide = self._service.accept_change if click.accepts else self._service.keep_quarantined
+            await decide(click.tool_id, click.seen, by=click.by)
+        except Refusal as error:
+            log.info("pin.click_refused", tool_id=str(click.tool_id), code=error.code)
+            self._errands.run(self._whisper(click.by.user, click.place, error.message, click.response_url))
 
     async def _stop(self, stop: Stop) -> None:
         try:

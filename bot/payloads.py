@@ -24,6 +24,9 @@ FIELD, REASON_FIELD = "value", "reason"
 ANSWER_QUESTION, DECLINE_QUESTION = "question_answer", "question_decline"
 FORM = "question_form"
 """The callback id of the modal that answers a running tool's question."""
+PIN_ACCEPT, PIN_KEEP = "pin_accept", "pin_keep"
+PIN_SEEN = "pin:"
+"""Before the hash of the definition that a card about a changed tool shows, in the id of the block with its buttons."""
 
 MESSAGE_EVENTS = ("message", "app_mention")
 STOP_EVENT = "agent_session_stopped"
@@ -136,7 +139,19 @@ class Stop:
     by: ChatUser
 
 
-Parsed = Incoming | Click | Submission | QuestionClick | Filled | Stop
+@dataclass(frozen=True, slots=True)
+class PinClick:
+    """A press on a card about a changed tool; `seen` is the hash of what the card showed."""
+
+    accepts: bool
+    tool_id: UUID | None
+    seen: str
+    by: ChatUser
+    place: Place | None
+    response_url: str | None
+
+
+Parsed = Incoming | Click | Submission | QuestionClick | Filled | PinClick | Stop
 
 
 def parsed(body: Body) -> Parsed | None:
@@ -147,7 +162,7 @@ def parsed(body: Body) -> Parsed | None:
             return _incoming(body, event)
         return _stop(body, event) if event.get("type") == STOP_EVENT else None
     if body.get("type") == "block_actions":
-        return _click(body) or _question_click(body)
+        return _click(body) or _question_click(body) or _pin_click(body)
     return _submission(body) or _question_form(body) if body.get("type") == "view_submission" else None
 
 
@@ -300,6 +315,21 @@ def _all_named(action: Body) -> tuple[Named, ...]:
         approval_id: Named(approval_id, shown) for approval_id, shown in zip(ids, seen, strict=True) if approval_id
     }
     return tuple(named.values()) if len(named) == len(ids) else ()
+
+
+def _pin_click(body: Body) -> PinClick | None:
+    action = next(iter(body.get("actions") or []), {})
+    if action.get("action_id") not in (PIN_ACCEPT, PIN_KEEP):
+        return None
+    message, channel = body.get("message") or {}, (body.get("channel") or {}).get("id")
+    return PinClick(
+        accepts=action["action_id"] == PIN_ACCEPT,
+        tool_id=_uuid(action.get("value")),
+        seen=str(action.get("block_id") or "").removeprefix(PIN_SEEN),
+        by=_person(body, home=message.get("team")),
+        place=Place(channel, message["ts"]) if channel and message.get("ts") else None,
+        response_url=body.get("response_url"),
+    )
 
 
 def _submission(body: Body) -> Submission | None:

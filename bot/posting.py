@@ -11,6 +11,7 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from bot.client import FAILURES, Unclear, code_of, meaning, web_client
 from bot.payloads import Place
+from bot.uploads import Uploader
 from bot.views.blocks import Rendered
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Poster:
         self._client = client
         # chat.postMessage is not idempotent: this client never repeats a call whose effect is unknown.
         self._once = web_client(client.token, client.base_url, repeats=False)
+        self.uploads = Uploader(service, self._client, self._once)
 
     @property
     def clients(self) -> tuple[AsyncWebClient, AsyncWebClient]:
@@ -65,20 +67,6 @@ class Poster:
             # A crash may have left this second message as the card stood then.
             await self._update(ref, content)
         await self._service.record_post(session_id, key, ref, content.digest)
-
-    async def upload(self, session_id: UUID, place: Place, key: str, *, filename: str, text: str) -> None:
-        """Share a text as a file in the thread. After a crash it may be there twice: a file can't be looked for."""
-        begun = await self._service.begin_post(session_id, key, "")
-        if begun.ref is not None:
-            return
-        try:
-            answer = await self._client.files_upload_v2(
-                channel=place.channel, thread_ts=place.thread_ts, filename=filename, title=filename, content=text
-            )
-        except FAILURES as error:
-            raise meaning(error) from error
-        shared = answer.get("file") or {}
-        await self._service.record_post(session_id, key, {"file": shared.get("id")}, "")
 
     async def _update(self, ref: Ref, content: Rendered) -> bool:
         """Return False where the message is gone."""

@@ -14,6 +14,7 @@ from bot.cards import Cards
 from bot.client import NoSuchPlace, Unfit
 from bot.payloads import Place
 from bot.posting import Poster
+from bot.results import Results
 from bot.status import ACTIVE, PROCESSING, SUSPENDED, ThreadStatus
 from bot.views.answer import answer, plain_answer
 from bot.views.notice import STOPPED, WAITS, notice
@@ -75,6 +76,7 @@ class Renderer:
         self._poster = poster
         self._status = status
         self._cards = Cards(service, poster)
+        self._results = Results(service, poster)
 
     async def render(self, place: Place, event: Event, *, draws: Sequence[UUID] = ()) -> None:
         """Show what the event tells. Raises TryLater; what can't be shown at all is logged and passed over."""
@@ -88,6 +90,8 @@ class Renderer:
                 kind=event.kind,
                 reason=str(error),
             )
+        if event.kind is EventKind.EXECUTION_FINISHED:
+            await self._results.show(place, event)
         if (status := _status(event)) is not None:
             self._status.show(place, status)
         if event.kind is EventKind.TOOL_PROGRESS:

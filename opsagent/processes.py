@@ -121,6 +121,11 @@ class SlackDoor:
 
         return Presenter(self._service, self._bolt.client, self._errands).run()
 
+    def change_cards(self) -> Coroutine[Any, Any, None]:
+        from bot.pins import ChangeCards
+
+        return ChangeCards(self._service, self._bolt.client).run()
+
     async def drain(self) -> None:
         await self._errands.drain()
 
@@ -173,6 +178,7 @@ class Process:
             self._start("socket", slack_door.socket())
         if slack_door and self._roles.works:
             self._start("presenter", slack_door.presenter())
+            self._start("change cards", slack_door.change_cards())
         try:
             await self._tried(core, model)
             await self._until_stopped()
@@ -294,7 +300,11 @@ class Process:
         core.turns.drain()
         if self._server:
             self._server.should_exit = True
-        for names in (("socket", "worker"), ("sweeps", "catalogue", "checks", "presenter", "http"), ("tools", "hub")):
+        for names in (
+            ("socket", "worker"),
+            ("sweeps", "catalogue", "checks", "presenter", "change cards", "http"),
+            ("tools", "hub"),
+        ):
             ending = [self._loops[name] for name in names if name in self._loops]
             for task in ending:
                 if task.get_name() != "http":

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import rfc8785
 
+from agent import attachments
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.types import (
     Approval,
@@ -180,6 +181,7 @@ async def save(tx: Tx, before: Approval, after: Approval) -> None:
 
 
 def _approval(row: Any) -> Approval:
+    extras = row.get("extras") or {}
     return Approval(
         approval_id=row["approval_id"],
         session_id=row["session_id"],
@@ -209,6 +211,8 @@ def _approval(row: Any) -> Approval:
         votes=tuple(_vote(vote) for vote in row["votes"] or ()),
         doors=tuple(Door(door) for door in row["doors"]) if row["doors"] is not None else None,
         fresh_login_s=row["fresh_login_s"],
+        unsandboxed=extras.get("unsandboxed"),
+        attachments=attachments.of_extras(extras.get("attachments")),
     )
 
 

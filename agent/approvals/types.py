@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from agent.errors import Conflict, Expired, Invalid, NotAllowed
+from agent.tools.attachments import Shown
 from agent.types import Person
 
 
@@ -96,6 +97,9 @@ class Approval:
     """Where it may be approved; None: everywhere."""
     fresh_login_s: int | None = None
     """How long ago its approvers may have logged in with a password; None: they need not."""
+    unsandboxed: str | None = None
+    """What of a whole sandbox the tool runs without where it runs now, as words."""
+    attachments: tuple[Shown, ...] = field(default_factory=tuple)
 
     @property
     def is_settled(self) -> bool:

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, ToolException
+
+from agent.sandbox import shown
 
 
 class ToolFiles:
@@ -59,15 +62,24 @@ class ToolFiles:
             answer = self._answer(found, args, config)
         except ToolException as error:
             return {"text": str(error) or f"`{tool}` failed.", "failed": True}
-        return {"text": _text(answer), "failed": False}
+        artifact = None
+        if isinstance(answer, ToolMessage):
+            if answer.status == "error":
+                return {"text": _text(answer.content), "failed": True}
+            answer, artifact = answer.content, answer.artifact
+        return {"text": _text(answer), "failed": False, **shown.of(answer, artifact)}
 
     def _answer(self, tool: BaseTool, args: dict[str, Any], config: Any) -> Any:
+        given: Any = args
+        if tool.response_format == "content_and_artifact":
+            # Only as a tool call does LangChain give the artifact out.
+            given = {"type": "tool_call", "name": tool.name, "args": args, "id": "call"}
         if _is_async(tool):
-            return self._runner.run(_alone(tool, args, config))
-        return tool.invoke(args, config)
+            return self._runner.run(_alone(tool, given, config))
+        return tool.invoke(given, config)
 
 
-async def _alone(tool: BaseTool, args: dict[str, Any], config: Any) -> Any:
+async def _alone(tool: BaseTool, args: Any, config: Any) -> Any:
     before = asyncio.all_tasks()
     try:
         return await tool.ainvoke(args, config)
@@ -110,6 +122,8 @@ def _text(answer: Any) -> str:
     """Return the answer as text: content blocks joined, other values as JSON."""
     if isinstance(answer, str):
         return answer
+    if isinstance(answer, bytes):
+        return "(The tool gave a file.)"
     if isinstance(answer, list) and answer and all(isinstance(block, dict) and "type" in block for block in answer):
         blocks = cast("list[dict[str, Any]]", answer)
         return "\n".join(str(b["text"]) if "text" in b else f"[{b['type']}]" for b in blocks)

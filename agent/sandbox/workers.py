@@ -13,6 +13,8 @@ from agent.sandbox import capability as machine
 from agent.sandbox import paths
 from agent.sandbox.policy import Capability, Mode, Protections, SandboxSpec
 from agent.sandbox.worker_process import WorkerFailed, WorkerLost, WorkerProcess
+from agent.tools import tables
+from agent.tools.attachments import MOST, Attachment, NotTaken, decoded
 from agent.tools.base import CallContext, Outcome, ToolResult
 
 TOOL_FILES = "agent.sandbox.toolfiles:ToolFiles"
@@ -129,7 +131,7 @@ class WorkerPool:
             raise
         finally:
             await self._give_back(worker)
-        return ToolResult(str(answer["text"]), Outcome.FAILED if answer["failed"] else Outcome.SUCCEEDED)
+        return _result(answer)
 
     async def close(self) -> None:
         """End all workers; calls under way end with them."""
@@ -249,6 +251,23 @@ def _for_workers(spec: SandboxSpec, target: str) -> SandboxSpec:
 
 def _not_run(tool: str, why: str) -> ToolResult:
     return ToolResult(f"`{tool}` was not run: {why}.", Outcome.FAILED)
+
+
+def _result(answer: Any) -> ToolResult:
+    """Return the worker's answer; what it says of files and records is checked here again."""
+    if answer["failed"]:
+        return ToolResult(str(answer["text"]), Outcome.FAILED)
+    files: list[Attachment] = []
+    notes = [str(note)[:200] for note in answer.get("notes", ())][:MOST]
+    for sent in list(answer.get("files", ()))[:MOST]:
+        try:
+            files.append(decoded(str(sent["data"]), name=str(sent["name"]), media_type=str(sent["media_type"])))
+        except NotTaken as why:
+            notes.append(f"[a file, not shown: {why}]")
+    table = tables.of_records(answer.get("records"))
+    text = "\n".join([str(answer["text"]), *notes])
+    # An artifact is by its nature for people; what a tool returns as its content is for the model first.
+    return ToolResult(text, attachments=tuple(files), table=table, for_people=table is not None)
 
 
 def _read(files: Sequence[Path]) -> list[dict[str, str]]:

@@ -11,10 +11,15 @@ import rfc8785
 
 from agent.clock import Clock
 from agent.questions.types import Answer
+from agent.tools.attachments import Attachment
+from agent.tools.tables import Table
 
 TOOL_NAMESPACE = UUID("6f5c1b57-6a3c-5b2e-9a43-0d3a7f1e2b11")
 RESULT_LIMIT = 24_000
 """Characters of a result that reach the model; about 6,000 tokens."""
+
+UNSANDBOXED = "unsandboxed"
+"""The annotation that says what a sandbox on this machine can't protect."""
 
 
 class Source(StrEnum):
@@ -67,6 +72,11 @@ class ToolSpec:
         """Whether a call whose outcome is unknown may simply run again."""
         return self.read_only or self.idempotent
 
+    @property
+    def unsandboxed(self) -> str | None:
+        """What of a whole sandbox it runs without, as words; None where it has one, or runs elsewhere."""
+        return self.annotations.get(UNSANDBOXED)
+
 
 class Host(Protocol):
     """What a running call may ask of people, and tell them."""
@@ -106,10 +116,25 @@ class CallContext:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a call gave: text for the model, and whether its effect is known."""
+    """What a call gave: text for the model, whether its effect is known, and what people are shown beside."""
 
     text: str
     outcome: Outcome = Outcome.SUCCEEDED
+    attachments: tuple[Attachment, ...] = ()
+    table: Table | None = None
+    for_people: bool = False
+    """The tool means its table and its text for people, also where nobody had to approve the call."""
+    whole: str | None = None
+    """The text as people may read it, where the model's is cut."""
+
+    def mapped(self, change: Callable[[str], str]) -> "ToolResult":
+        """Return the result with all that can be read in it changed: text, cells, names, and files that are text."""
+        return replace(
+            self,
+            text=change(self.text),
+            attachments=tuple(file.mapped(change) for file in self.attachments),
+            table=self.table.mapped(change) if self.table else None,
+        )
 
 
 class Tool(Protocol):

@@ -15,7 +15,7 @@ from agent.sandbox.policy import Mode, SandboxSpec, SandboxUnavailable
 from agent.sandbox.worker_process import WorkerLost
 from agent.sandbox.workers import TOOL_FILES, ToolDescription, WorkerPool
 from agent.tools.arguments import schema_problem
-from agent.tools.base import CallContext, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
+from agent.tools.base import UNSANDBOXED, CallContext, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
 
 GROUP = "opsagent.tools"
 """The entry points by which installed packages bring tools."""
@@ -259,7 +259,7 @@ def _spec(described: ToolDescription, missing: Sequence[str]) -> ToolSpec:
     read_only, idempotent = said.get("read_only") is True, said.get("idempotent") is True
     annotations: dict[str, Any] = {"readOnlyHint": read_only, "idempotentHint": idempotent, "risk": risk}
     if missing:
-        annotations["unsandboxed"] = ", ".join(missing)
+        annotations[UNSANDBOXED] = ", ".join(missing)
     return ToolSpec(
         tool_id=tool_id(Source.CUSTOM, None, described.name),
         name=described.name,

@@ -14,7 +14,7 @@ import structlog
 from mcp import Client, MCPError
 from pydantic import TypeAdapter, ValidationError
 
-from agent.tools.base import CallContext, Tool, ToolResult, ToolSpec
+from agent.tools.base import UNSANDBOXED, CallContext, Tool, ToolResult, ToolSpec
 from agent.tools.ending import end
 from agent.tools.mcp_asking import CALL, ROUNDS, Inquiry, NotAnswerable, Slot
 from agent.tools.mcp_config import Keeping, McpServerConfig, Timing
@@ -173,8 +173,7 @@ class McpServer:
                 self._unanswered = 0
                 if isinstance(answer, types.InputRequiredResult):
                     return answer
-                given = result_of(answer)
-                return replace(given, text=self.config.without_secrets(given.text))
+                return result_of(answer).mapped(self.config.without_secrets)
         return failed(f"`{spec.name}` was not run: MCP server {self.config.name} is not connected{why}.")
 
     async def _send(
@@ -326,7 +325,7 @@ class McpServer:
         before = [tool.spec for tool in self._tools]
         self._listing = listing
         if self._stdio and (missing := self._stdio.missing):
-            shown = {"unsandboxed": ", ".join(missing)}
+            shown = {UNSANDBOXED: ", ".join(missing)}
             listing.specs = [replace(s, annotations={**s.annotations, **shown}) for s in listing.specs]
         if before == listing.specs:
             return False

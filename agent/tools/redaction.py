@@ -2,14 +2,20 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 
-from agent.tools.base import RESULT_LIMIT, ToolSpec, cleaned
+from agent.tools import tables
+from agent.tools.attachments import bounded
+from agent.tools.base import RESULT_LIMIT, ToolResult, ToolSpec, cleaned
+from agent.tools.tables import Table
 
 MARK = "[redacted]"
 PATTERN_LIMIT, PATTERNS_LIMIT = 300, 20
 _MARGIN = 4_096
 """Characters around a cut that are looked at too, so that no half of a secret escapes."""
+WHOLE_LIMIT = 100_000
+"""Characters of a long text that people get as a file."""
 _KNOWN = (
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[A-Za-z0-9+/=\s:,.-]{0,20000}(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?",
     r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
@@ -49,6 +55,32 @@ def finished(spec: ToolSpec, text: str, patterns: tuple[str, ...] = ()) -> str:
     head, tail = RESULT_LIMIT * 3 // 4, RESULT_LIMIT // 4
     start, end = redacted(text[: head + _MARGIN], named)[:head], redacted(text[-tail - _MARGIN :], named)[-tail:]
     return f"{start}\n[... {len(text) - head - tail} of {len(text)} characters cut ...]\n{end}"
+
+
+def fit_to_show(spec: ToolSpec, result: ToolResult, patterns: tuple[str, ...] = ()) -> ToolResult:
+    """Return a result of which every part is as everyone may read it; a JSON text of flat records gets its table."""
+    named = (*patterns, *spec.redact)
+    kept, left = bounded(result.attachments)
+    files = tuple(file.mapped(lambda text: redacted(cleaned(text), named)) for file in kept)
+    text = f"{result.text}\n[{left} more files, not shown]" if left else result.text
+    table, whole = _table(result, named), None
+    if len(text) > RESULT_LIMIT:
+        cut = len(text) - WHOLE_LIMIT
+        whole = redacted(cleaned(text[: WHOLE_LIMIT + _MARGIN]), named)[:WHOLE_LIMIT]
+        whole += f"\n[... {cut} more characters cut]" if cut > 0 else ""
+    return replace(result, text=finished(spec, text, patterns), attachments=files, table=table, whole=whole)
+
+
+def _table(result: ToolResult, named: tuple[str, ...]) -> Table | None:
+    """Return the table; none where a part may not be read: in cells, a pattern can't see what stands beside."""
+    found = result.table or tables.of_text(result.text)
+    if found is None or len(result.text) > WHOLE_LIMIT:
+        return None
+    found = found.mapped(cleaned)
+    forms = [result.text, found.as_records(), *found.columns, *(cell for row in found.rows for cell in row)]
+    if sum(map(len, forms)) > 4 * WHOLE_LIMIT or any(redacted(form, named) != form for form in forms):
+        return None
+    return found.cut()
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ import structlog
 
 from agent.tools.arguments import validate
 from agent.tools.base import CallContext, Outcome, Source, Tool, ToolResult, ToolSource, ToolSpec
-from agent.tools.redaction import finished
+from agent.tools.redaction import finished, fit_to_show
 
 __all__ = ["Changed", "Registry", "validate"]
 
@@ -148,7 +148,9 @@ class Registry:
         try:
             async with context.clock.within(deadline):
                 result = await tool.run(args, context)
-                return replace(result, text=finished(spec, result.text, self._redact))
+            if result.attachments:  # a second of work for megabytes of text
+                return await asyncio.to_thread(fit_to_show, spec, result, self._redact)
+            return fit_to_show(spec, result, self._redact)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             # A tool's own cancellation or exit is a failure of this call; only ours goes on upwards.
             if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():

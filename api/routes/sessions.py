@@ -1,6 +1,7 @@
 """Sessions and their transcripts."""
 
 from typing import Annotated
+from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import Query, Response
@@ -63,3 +64,29 @@ async def messages(
 )
 async def clear(service: Service, actor: Actor, session_id: UUID) -> None:
     await service.clear_messages(session_id, by=actor)
+
+
+@router.get(
+    "/{session_id}/attachments/{attachment_id}",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The bytes, under their own media type: a file as it is, a table as JSON, a text as UTF-8.",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **documented(410),
+    },
+    summary="Fetch what a tool gave to people",
+    operation_id="read_attachment",
+)
+async def attachment(service: Service, actor: Actor, session_id: UUID, attachment_id: UUID) -> Response:
+    found, content = await service.read_attachment(session_id, attachment_id, by=actor)
+    kind = f"{found.media_type}; charset=utf-8" if found.media_type.startswith("text/") else found.media_type
+    headers = {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(found.name, safe='')}",
+        "Content-Type": kind,
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Cache-Control": "private, no-store",
+    }
+    return Response(content, headers=headers)

@@ -12,10 +12,9 @@ from bot.views import arguments
 from bot.views.arguments import Room
 from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, plain, rich, run, words
 from bot.views.changes import changes
+from bot.views.result import first_lines, unsandboxed_note
 
 _DIGEST_SHOWN = 12
-_RESULT_SHOWN = 1_200
-_RESULT_LINES = 12
 HEADS = {
     ApprovalStatus.PENDING: "Approval needed",
     ApprovalStatus.APPROVED: "Approved",
@@ -80,9 +79,12 @@ def _head(approval: Approval) -> Block:
 
 
 def _asked(approval: Approval) -> list[Block]:
-    if not approval.requested_reason:
-        return []
-    return [rich(line(run("Reason: ", bold=True), run(_short(approval.requested_reason))))]
+    blocks: list[Block] = []
+    if approval.unsandboxed and not approval.is_settled:
+        blocks.append(unsandboxed_note(approval.unsandboxed))
+    if approval.requested_reason:
+        blocks.append(rich(line(run("Reason: ", bold=True), run(_short(approval.requested_reason)))))
+    return blocks
 
 
 def _short(text: str, limit: int = 500) -> str:
@@ -153,13 +155,6 @@ def _outcome(approval: Approval) -> list[Block]:
         blocks.append(rich(box(first_lines(approval.result))))
     others = _votes(approval) if approval.quorum > 1 else []
     return [*blocks, *others, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
-
-
-def first_lines(result: str, *, lines: int = _RESULT_LINES, limit: int = _RESULT_SHOWN) -> str:
-    """Return the start of a tool's result."""
-    found = mrkdwn.visible(result).splitlines()
-    shown = "\n".join(found[:lines]) + ("\n…" if len(found) > lines else "")
-    return mrkdwn.cut(shown, limit) or " "
 
 
 def _summary(approval: Approval) -> str:

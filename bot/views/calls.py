@@ -24,6 +24,7 @@ from bot.views.approval import (
 from bot.views.arguments import Room
 from bot.views.blocks import Block, Rendered, box, button, footnote, letters, line, ours, rich, run
 from bot.views.changes import changes
+from bot.views.result import unsandboxed
 
 MOST_ROWS = 5
 """A row takes at most nine blocks; a message takes fifty."""
@@ -101,6 +102,8 @@ def _head(number: int, approval: Approval) -> str:
     if approval.is_settled and approval.decided_by is not None:
         when = f" {moment(approval.decided_at)}" if approval.decided_at else ""
         head += f"\nby {person(approval.decided_by)}{when}"
+    if approval.unsandboxed and not approval.is_settled:
+        head += f"\n{unsandboxed(approval.unsandboxed)}"
     return f"{head}\n{EXECUTIONS[approval.execution]}" if approval.execution in EXECUTIONS else head
 
 

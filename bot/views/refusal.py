@@ -4,6 +4,7 @@ from bot import mrkdwn
 from bot.views.blocks import Block, Rendered, plain, words
 
 BAD_BUTTON = "This button names no approval: ask the agent again, and use the new card."
+BAD_PIN = "This button names no tool: use the newest card about it."
 BAD_FORM = "This form does not belong to the call as it stands: close it, and open it again from the card."
 COULD_NOT_OPEN = "Slack did not open this in time: press the button again."
 TOO_LARGE = "These arguments are too long to be edited in Slack: edit them in the web console or over REST."

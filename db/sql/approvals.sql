@@ -12,24 +12,24 @@ SELECT s.session_id FROM approvals a JOIN user_sessions s USING (session_id)
  WHERE a.approval_id = $1 FOR NO KEY UPDATE OF s;
 
 -- name: read
-SELECT a.* FROM approval_details a
+SELECT a.*, opsagent_approval_extras(a.session_id, a.tool_call_id, a.tool_id) AS extras FROM approval_details a
  WHERE a.approval_id = $1;
 
 -- name: read_of_call
-SELECT a.* FROM approval_details a
+SELECT a.*, opsagent_approval_extras(a.session_id, a.tool_call_id, a.tool_id) AS extras FROM approval_details a
  WHERE a.session_id = $1 AND a.tool_call_id = $2;
 
 -- name: of_turn
-SELECT a.* FROM approval_details a
+SELECT a.*, opsagent_approval_extras(a.session_id, a.tool_call_id, a.tool_id) AS extras FROM approval_details a
  WHERE a.turn_id = $1 AND a.status = $2 ORDER BY a.created_at, a.approval_id;
 
 -- name: list
-SELECT a.* FROM approval_details a
+SELECT a.*, opsagent_approval_extras(a.session_id, a.tool_call_id, a.tool_id) AS extras FROM approval_details a
  WHERE a.status = $1 AND (a.created_at, a.approval_id) < ($2, $3)
  ORDER BY a.created_at DESC, a.approval_id DESC LIMIT $4;
 
 -- name: list_of_requester
-SELECT a.* FROM approval_details a
+SELECT a.*, opsagent_approval_extras(a.session_id, a.tool_call_id, a.tool_id) AS extras FROM approval_details a
  WHERE a.requested_by = $5 AND a.status = $1 AND (a.created_at, a.approval_id) < ($2, $3)
  ORDER BY a.created_at DESC, a.approval_id DESC LIMIT $4;
 
@@ -78,5 +78,5 @@ UPDATE approvals SET status = 'expired', decided_at = now()
 RETURNING turn_id;
 
 -- name: of_single_turn
-SELECT a.* FROM approval_details a
+SELECT a.*, opsagent_approval_extras(a.session_id, a.tool_call_id, a.tool_id) AS extras FROM approval_details a
  WHERE a.turn_id = $1 LIMIT 1;

@@ -8,7 +8,7 @@ ON CONFLICT (tool_id) DO NOTHING;
 
 -- name: quarantine
 -- What the server says now; also where it says again what was accepted: an admin has to look, once it has changed.
-UPDATE tool_pins SET pending_hash = $2, pending = $3, changed_at = now()
+UPDATE tool_pins SET pending_hash = $2, pending = $3, changed_at = now(), kept_by = NULL, kept_at = NULL
  WHERE tool_id = $1 AND coalesce(pending_hash, accepted_hash) <> $2
 RETURNING accepted_hash;
 
@@ -20,7 +20,7 @@ SELECT tool_id, pending_hash FROM tool_pins
 -- name: accept
 UPDATE tool_pins
    SET accepted_hash = pending_hash, accepted = pending, accepted_by = $2, accepted_at = now(), pending_hash = NULL,
-       pending = NULL, changed_at = NULL
+       pending = NULL, changed_at = NULL, kept_by = NULL, kept_at = NULL
  WHERE tool_id = ANY($1::uuid[]) AND pending_hash IS NOT NULL
 RETURNING tool_id, accepted_hash;
 

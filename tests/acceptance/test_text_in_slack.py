@@ -72,3 +72,16 @@ async def test_an_answer_that_calls_everybody_calls_nobody(world: World) -> None
     answer = await slack.bot_message(OPS, asked["ts"])
     assert "U0CAROL" in slack.rendered(answer)
     assert slack.pings(answer) == []
+
+
+async def test_a_picture_of_an_mcp_server_arrives_as_a_file_and_the_model_hears_of_it(world: World) -> None:
+    slack = world.slack
+
+    asked = await slack.say(ALICE, "{{tool chart {}}}")
+    await slack.click(BOB, OPS, await slack.card(OPS, asked["ts"]), "approval_approve")
+
+    answer = await slack.bot_message(OPS, asked["ts"], containing="tools said:", timeout=30)
+    assert "Shown to the people beside this: image.png (image/png, 72 bytes)" in slack.rendered(answer)
+    names = [file["name"] for message in slack.bot_says(OPS, asked["ts"]) for file in message.get("files", [])]
+    assert names == ["image.png"]
+    assert slack.refused == []

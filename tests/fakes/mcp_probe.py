@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 from mcp.server import MCPServer
-from mcp.server.mcpserver import Context
+from mcp.server.mcpserver import Context, Image
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
@@ -55,6 +55,12 @@ def big(size: int) -> str:
     """Give back that many characters."""
     effect("big", size=size)
     return "x" * size
+
+
+@server.tool()
+def chart() -> Image:
+    """Draw a picture."""
+    return Image(data=bytes.fromhex("89504e470d0a1a0a") + bytes(64), format="png")
 
 
 @server.tool()

@@ -19,6 +19,7 @@ _SMALL = {
     "deliveries": "only sessions whose door lags behind",
     "tools": "what is installed",
     "tool_pins": "what servers offer",
+    "change_cards": "one an admin and change of a server's tool; forgotten after a month",
     "mcp_servers": "what admins registered",
     "mcp_health": "one a server and worker",
     "mcp_oauth": "one a registered server",
@@ -71,6 +72,10 @@ INSERT INTO questions (question_id, session_id, turn_id, tool_call_id, tool_name
 SELECT md5('question' || n)::uuid, md5('session' || n)::uuid, md5('turn' || n)::uuid, 'call ' || n, 'restart', 'why?',
        '{{}}', md5('user' || n % 2000 + 1)::uuid, CASE n % 100 WHEN 0 THEN 'open' ELSE 'answered' END, now(),
        now() - make_interval(secs => n) FROM generate_series(1, {_SIZE}) n;
+INSERT INTO attachments (attachment_id, session_id, turn_id, tool_call_id, position, kind, name, media_type, size,
+       content, created_at)
+SELECT md5('attachment' || n)::uuid, md5('session' || n)::uuid, md5('turn' || n)::uuid, 'call ' || n, 0, 'file',
+       'a.txt', 'text/plain', 1, '\\x00', now() - make_interval(secs => n) FROM generate_series(1, {_SIZE}) n;
 INSERT INTO tool_approval_config (user_id, tool_id, tool_name, auto_execute, approval_required)
 SELECT CASE WHEN n > 50 THEN md5('user' || n)::uuid END, md5('tool' || n % 50)::uuid, 'restart', true, false
   FROM generate_series(1, {_SIZE}) n;

@@ -15,7 +15,6 @@ from tests.fakes.slack_api import METHOD_SCOPES
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("channels", "groups", "im", "mpim")
-MADE_OF = {"files_upload_v2": ("files.getUploadURLExternal", "files.completeUploadExternal")}
 # What neither a method's name nor an event's tells.
 FOR_FEATURES = {"agent_view": {"assistant:write"}}
 # Approvers are members of channels, never of direct messages.
@@ -45,7 +44,7 @@ def calls():
 def methods():
     """The Web API methods, as Slack spells them."""
     spelled = {method.replace(".", "_"): method for method in METHOD_SCOPES}
-    return {m for name in calls() for m in MADE_OF.get(name, (spelled.get(name, name),))}
+    return {spelled.get(name, name) for name in calls()}
 
 
 def scopes_of(method):

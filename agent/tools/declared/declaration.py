@@ -125,7 +125,10 @@ def _declaration(raw: Any, house: House) -> Declaration:
         host_view=raw.get("host_view", False),
         memory_mb=memory or None,
         finish=Finish(
-            result.get("max_chars", RESULT_LIMIT), _patterns(result.get("redact", ())), tuple(secrets.items())
+            result.get("max_chars", RESULT_LIMIT),
+            _patterns(result.get("redact", ())),
+            tuple(secrets.items()),
+            result.get("for_people", False),
         ),
         raw=raw,
     )

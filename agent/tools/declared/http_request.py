@@ -50,7 +50,8 @@ class HttpRequest:
             note = " Whether it took effect is not known." if unknown else ""
             text = self.declaration.finish.apply(f"{error}{note}")
             return ToolResult(text, Outcome.UNKNOWN if unknown else Outcome.FAILED)
-        return ToolResult(self._told(answer), Outcome.SUCCEEDED if answer.status < 400 else Outcome.FAILED)
+        outcome = Outcome.SUCCEEDED if answer.status < 400 else Outcome.FAILED
+        return ToolResult(self._told(answer), outcome, for_people=self.declaration.finish.for_people)
 
     def _told(self, answer: Answer) -> str:
         head = f"HTTP {answer.status} {answer.phrase} in {answer.took_ms} ms".replace("  ", " ")

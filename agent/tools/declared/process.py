@@ -4,7 +4,8 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 
-from agent.sandbox.policy import Finished, SandboxSpec, SandboxUnavailable
+from agent.sandbox import capability
+from agent.sandbox.policy import Finished, Mode, SandboxSpec, SandboxUnavailable, protections
 from agent.sandbox.run import run
 from agent.tools.base import Outcome, ToolResult
 from agent.tools.declared.declaration import BadTool, Declaration, House
@@ -35,6 +36,14 @@ def runs_others(path: str) -> bool:
     """Whether the program takes other programs as arguments, under this name or the one that it links to."""
     names = {os.path.basename(path), os.path.basename(os.path.realpath(path))}
     return bool(names & RUNS_OTHERS)
+
+
+def missing(declaration: Declaration, house: House) -> tuple[str, ...]:
+    """Return what of a whole sandbox its program runs without here; in strict mode it has all or does not run."""
+    if house.mode is Mode.STRICT:
+        return ()
+    spec = SandboxSpec(network=bool(declaration.ports), ports=declaration.ports, host_view=declaration.host_view)
+    return protections(capability.current(), spec, house.mode).missing
 
 
 async def finish(
@@ -74,6 +83,6 @@ def _told(declaration: Declaration, ended: Finished, ok: Sequence[int]) -> ToolR
         return ToolResult(declaration.finish.apply(text), Outcome.FAILED if sure else Outcome.UNKNOWN)
     cut = "\n[the output was longer and is cut here]" if ended.truncated else ""
     if ended.returncode in ok:
-        return ToolResult(declaration.finish.apply((said or "It ended well and said nothing.") + cut))
+        return declaration.finish.result((said or "It ended well and said nothing.") + cut)
     how = f"exit code {ended.returncode}" if ended.returncode >= 0 else f"signal {-ended.returncode}"
     return ToolResult(declaration.finish.apply(f"It failed ({how}).\n{said}{cut}".strip()), Outcome.FAILED)

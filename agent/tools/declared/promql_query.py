@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from agent.tools import tables
 from agent.tools.base import CallContext, Outcome, ToolResult
 from agent.tools.declared import templates
 from agent.tools.declared.declaration import BadTool, Declaration, House
@@ -14,6 +15,7 @@ from agent.tools.declared.exchange import Answer, NoAnswer, ask
 from agent.tools.declared.http_request import check_origin, plain_headers
 from agent.tools.declared.parameters import Parameter, Unfit, input_schema, text_of, values
 from agent.tools.declared.results import table
+from agent.tools.tables import Table
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SERIES = 50
@@ -65,10 +67,10 @@ class PromqlQuery:
                 timeout_s=self.declaration.timeout_s,
                 max_bytes=MAX_BYTES,
             )
-            text = _told(answer, section.get("max_series", MAX_SERIES))
+            text, shown = _told(answer, section.get("max_series", MAX_SERIES))
         except NoAnswer as error:
             return ToolResult(self.declaration.finish.apply(str(error)), Outcome.FAILED)
-        return ToolResult(self.declaration.finish.apply(text))
+        return self.declaration.finish.result(text, shown)
 
     def query(self, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the query of a call and the values that it was made with."""
@@ -142,7 +144,7 @@ def _inside(text: str, name: str, quote: str) -> str:
     return text.translate(str.maketrans({"\\": "\\\\", quote: f"\\{quote}", "\n": "\\n", "\r": "\\r"}))
 
 
-def _told(answer: Answer, most: int) -> str:
+def _told(answer: Answer, most: int) -> tuple[str, Table | None]:
     if answer.cut:
         raise NoAnswer(f"Prometheus answered more than {MAX_BYTES} bytes: ask for less.", sent=True)
     try:
@@ -151,15 +153,15 @@ def _told(answer: Answer, most: int) -> str:
             raise NoAnswer(f"Prometheus refused the query: {str(said.get('error', 'no reason'))[:500]}", sent=True)
         kind, result = str(said["data"]["resultType"]), said["data"]["result"]
         if kind in ("scalar", "string"):
-            return table(["value"], [[str(result[1])]])
+            return table(["value"], [[str(result[1])]]), None
         return _series(cast("list[Any]", result), most, ranged=kind == "matrix")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise NoAnswer(f"HTTP {answer.status}, and it is no answer of Prometheus.", sent=True) from error
 
 
-def _series(result: Sequence[Any], most: int, *, ranged: bool) -> str:
+def _series(result: Sequence[Any], most: int, *, ranged: bool) -> tuple[str, Table | None]:
     if not result:
-        return "No series matches."
+        return "No series matches.", None
     shown = result[:most]
     labels = sorted({str(label) for series in shown for label in series["metric"]})
     columns = [*labels, *(("first", "last", "min", "max", "average", "points") if ranged else ("value",))]
@@ -168,7 +170,8 @@ def _series(result: Sequence[Any], most: int, *, ranged: bool) -> str:
         for series in shown
     ]
     left = len(result) - len(shown)
-    return table(columns, rows, f"{len(result)} series{f', {left} of them not shown' if left else ''}.")
+    text = table(columns, rows, f"{len(result)} series{f', {left} of them not shown' if left else ''}.")
+    return text, tables.table(columns, rows, left_out=left)
 
 
 def _numbers(series: Mapping[str, Any], *, ranged: bool) -> list[str]:

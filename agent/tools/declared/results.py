@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agent.tools.base import RESULT_LIMIT, capped, cleaned
+from agent.tools.base import RESULT_LIMIT, ToolResult, capped, cleaned
+from agent.tools.tables import Table
 
 CELL_LIMIT = 200
 READ_LIMIT = 256 * 1024
@@ -22,6 +23,8 @@ class Finish:
     patterns: tuple[re.Pattern[str], ...] = ()
     secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Names and values of the secrets that the tool was given."""
+    for_people: bool = False
+    """Shown to people also where nobody had to approve the call."""
 
     def apply(self, text: str) -> str:
         """Return the text with secrets, matches and terminal codes taken out, cut to the tool's own limit."""
@@ -32,6 +35,12 @@ class Finish:
         for pattern in self.patterns:
             text = pattern.sub("[redacted]", text)
         return capped(text, self.max_chars)
+
+    def result(self, text: str, table: Table | None = None) -> ToolResult:
+        """Return the result of a call that succeeded; a table that has anything to hide is not shown as one."""
+        hides = any(len(value) >= SHORTEST_SECRET and value in text for _, value in self.secrets)
+        hides = hides or any(pattern.search(text) for pattern in self.patterns)
+        return ToolResult(self.apply(text), table=None if hides else table, for_people=self.for_people)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | None]], note: str = "") -> str:

@@ -11,8 +11,8 @@ import structlog
 from agent.egress import EgressPolicy
 from agent.sandbox.policy import Mode
 from agent.tools.arguments import schema_problem
-from agent.tools.base import CallContext, Outcome, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
-from agent.tools.declared import argv_command, files, http_request, kubectl_command, promql_query, sql_query
+from agent.tools.base import UNSANDBOXED, CallContext, Outcome, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
+from agent.tools.declared import argv_command, files, http_request, kubectl_command, process, promql_query, sql_query
 from agent.tools.declared.declaration import BadTool, Declaration, House, declarations
 from agent.tools.declared.parameters import BadParameter, Unfit
 
@@ -41,6 +41,8 @@ _BUILDERS: dict[str, Callable[[Declaration, House], Kind]] = {
     "promql": promql_query.build,
     "kubectl": kubectl_command.build,
 }
+_PROGRAMS = ("argv", "kubectl")
+"""Kinds that start a program; the others speak to a server from this process."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def _offered(declaration: Declaration, house: House) -> DeclaredTool:
     if problem := schema_problem(kind.schema):
         raise BadTool(f"its parameters can't be checked: {problem}.", "parameters")
     read_only = kind.read_only
+    missing = process.missing(declaration, house) if declaration.kind in _PROGRAMS else ()
     # An approval covers the command as it was declared then, not only what the model sees of it.
     bound = {"input": kind.schema, "declared": declaration.raw}
     spec = ToolSpec(
@@ -162,6 +165,7 @@ def _offered(declaration: Declaration, house: House) -> DeclaredTool:
             "hosts": list(declaration.hosts),
             "writes": list(declaration.write_paths),
             "secrets": list(declaration.secrets),
+            **({UNSANDBOXED: ", ".join(missing)} if missing else {}),
         },
         read_only=read_only,
         idempotent=declaration.idempotent,

@@ -8,10 +8,12 @@ from typing import Any
 
 import asyncpg
 
+from agent.tools import tables
 from agent.tools.base import CallContext, Outcome, ToolResult
 from agent.tools.declared.declaration import BadTool, Declaration, House
 from agent.tools.declared.parameters import input_schema, values
 from agent.tools.declared.results import CELL_LIMIT, table
+from agent.tools.tables import Table
 
 MAX_ROWS, MAX_BYTES = 100, 64 * 1024
 CONNECT_S = 10
@@ -55,7 +57,7 @@ class SqlQuery:
             # Only the kind of error: some messages repeat the address with its password.
             return ToolResult(f"No connection to {where} ({type(error).__name__}).", Outcome.FAILED)
         try:
-            text = await self._ask(connection, [given.get(name) for name in self.order])
+            text, shown = await self._ask(connection, [given.get(name) for name in self.order])
         except asyncpg.QueryCanceledError:
             text = f"The query took longer than {self.declaration.timeout_s:g} s and was stopped."
             return ToolResult(text, Outcome.FAILED)
@@ -64,20 +66,20 @@ class SqlQuery:
             return ToolResult(said, Outcome.FAILED)
         finally:
             await _close(connection)
-        return ToolResult(self.declaration.finish.apply(text))
+        return self.declaration.finish.result(text, shown)
 
-    async def _ask(self, connection: Any, arguments: list[Any]) -> str:
+    async def _ask(self, connection: Any, arguments: list[Any]) -> tuple[str, Table | None]:
         most = self.declaration.section.get("max_rows", MAX_ROWS)
         async with connection.transaction(readonly=True):
             limit = str(max(1, int(self.declaration.timeout_s * 1000)))
             await connection.execute("SELECT set_config('statement_timeout', $1, true)", limit)
             columns = [attribute.name for attribute in (await connection.prepare(self.text)).get_attributes()]
             if not columns:
-                return "The query has no columns."
+                return "The query has no columns.", None
             rows = await connection.fetch(_bounded(self.text, len(columns), most + 1), *arguments)
         return self._told(columns, [tuple(row) for row in rows], most)
 
-    def _told(self, columns: list[str], rows: list[tuple[str | None, ...]], most: int) -> str:
+    def _told(self, columns: list[str], rows: list[tuple[str | None, ...]], most: int) -> tuple[str, Table | None]:
         room = self.declaration.section.get("max_bytes", MAX_BYTES)
         shown: list[tuple[str | None, ...]] = []
         for row in rows[:most]:
@@ -86,7 +88,8 @@ class SqlQuery:
                 break
             shown.append(row)
         more = " There are more." if len(shown) < len(rows) else ""
-        return table(columns, shown, f"{len(shown)} row{'' if len(shown) == 1 else 's'}.{more}")
+        text = table(columns, shown, f"{len(shown)} row{'' if len(shown) == 1 else 's'}.{more}")
+        return text, tables.table(columns, shown, left_out=len(rows) - len(shown))
 
 
 def build(declaration: Declaration, house: House) -> SqlQuery:

@@ -206,3 +206,11 @@ async def test_it_has_no_network_unless_it_is_declared(folder: Folder, run: Call
     declared = tool_of(folder.source(), "under_test")
     assert declared.kind.declaration.ports == (443,)
     assert declared.spec.annotations["hosts"] == ["api.example.com"]
+
+
+def test_a_program_that_no_sandbox_holds_says_so_and_a_strict_one_has_nothing_to_say(folder: Folder) -> None:
+    folder.write(argv("{command: [echo, hello]}"))
+    off, strict = (tool_of(folder.source(mode=mode), "under_test").spec for mode in (Mode.OFF, Mode.STRICT))
+    assert off.unsandboxed == "files, network, system calls, other processes, limits, unprivileged account"
+    assert strict.unsandboxed is None
+    assert off.schema_hash == strict.schema_hash

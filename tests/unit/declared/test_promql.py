@@ -54,6 +54,9 @@ async def test_an_instant_answer_is_a_table(folder: Folder, run: Callable[..., A
         "",
         "2 series.",
     ]
+    assert result.table
+    assert result.table.columns == ("code", "job", "value")
+    assert result.table.rows[1] == ("500", "web | api", "NaN")
 
 
 async def test_a_range_is_asked_up_to_now_and_told_by_its_shape(folder: Folder, run: Callable[..., Any]) -> None:

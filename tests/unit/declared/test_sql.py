@@ -139,3 +139,17 @@ async def test_the_address_and_its_password_are_in_no_answer(folder: Folder, run
         assert result.outcome is Outcome.FAILED
         assert "READER_DSN" in result.text
         assert "fake-password" not in result.text + repr(source.tools())
+
+
+async def test_people_get_the_querys_columns_as_a_table_unless_something_of_it_is_secret(
+    folder: Folder, dsn: str, run: Callable[..., Any]
+) -> None:
+    query = "SELECT n, 'value ' || n AS what FROM generate_series(1, 120) n"
+    shown = await run(source_of(folder, sql(query), dsn), "under_test", {})
+    assert shown.table
+    assert (shown.table.columns, shown.table.rows[1]) == (("n", "what"), ("2", "value 2"))
+    assert (len(shown.table.rows), shown.table.left_out, shown.for_people) == (99, 2, False)
+    marked = sql(query).replace("    sql:", "    result: {for_people: true, redact: ['value 7']}\n    sql:")
+    hidden = await run(source_of(folder, marked, dsn), "under_test", {})
+    assert (hidden.table, hidden.for_people) == (None, True)
+    assert "| 7 | [redacted] |" in hidden.text

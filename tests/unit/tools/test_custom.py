@@ -57,6 +57,45 @@ class Count(BaseTool):
 count = Count()
 again = count
 '''
+GIVING = '''
+import base64
+from pathlib import Path
+from langchain_core.tools import ToolException, tool
+
+PNG = bytes.fromhex("89504e470d0a1a0a") + bytes(8)
+
+@tool
+def raw() -> bytes:
+    """Give bytes."""
+    return PNG
+
+@tool
+def blocks() -> list:
+    """Give content blocks."""
+    image = {"type": "image", "base64": base64.b64encode(PNG).decode(), "mime_type": "image/png"}
+    return [{"type": "text", "text": "look"}, image]
+
+@tool(response_format="content_and_artifact")
+def files(n: int) -> tuple:
+    """Give an artifact."""
+    Path("report.csv").write_text("a,b")
+    return f"{n} files", [Path("report.csv"), {"name": "../../x.txt", "content": "hi"}, PNG, *[b"x"] * n]
+
+@tool(response_format="content_and_artifact")
+async def rows() -> tuple:
+    """Give records."""
+    return "two rows", [{"pod": "a", "ready": True}, {"pod": "b", "ready": None}]
+
+@tool(response_format="content_and_artifact")
+def large() -> tuple:
+    """Give too much, and nothing that is there."""
+    return "too much", [bytes(6 << 20), Path("/no/such/file"), {"content": 7}]
+
+@tool(response_format="content_and_artifact")
+def refused() -> tuple:
+    """Fail politely."""
+    raise ToolException("Not now.")
+'''
 SECRET = '''
 import os
 from langchain_core.tools import tool
@@ -243,3 +282,27 @@ async def test_a_tool_that_hangs_or_ends_its_worker_is_unknown_and_the_next_call
         assert (await call(registry, "count", upto=1)).text == "[0]"
         assert (await call(registry, "leave")).outcome is Outcome.UNKNOWN
         assert (await call(registry, "count", upto=2)).text == "[0, 1]"
+
+
+async def test_what_a_tool_gives_beside_its_text_comes_out_of_the_sandbox_checked(tmp_path: Path) -> None:
+    async with loaded(tmp_path, giving=GIVING) as (registry, tools):
+        assert tools.problems() == {}
+        raw = await call(registry, "raw")
+        assert (raw.text, raw.attachments[0].name) == ("(The tool gave a file.)", "file.png")
+        shown = await call(registry, "blocks")
+        assert shown.text.splitlines()[0] == "look"
+        assert [file.media_type for file in shown.attachments] == ["image/png"]
+        files = await call(registry, "files", n=1)
+        assert files.text == "1 files"
+        assert [file.name for file in files.attachments] == ["report.csv", "x.txt", "file.png", "file"]
+        assert not files.for_people
+        many = await call(registry, "files", n=9)
+        assert len(many.attachments) == 5
+        assert many.text.endswith("[7 more files, not shown]")
+        rows = await call(registry, "rows")
+        assert rows.table
+        assert (rows.text, rows.table.rows, rows.for_people) == ("two rows", (("a", "true"), ("b", "")), True)
+        large = await call(registry, "large")
+        assert large.attachments == ()
+        assert large.text.count("not shown") == 3
+        assert await call(registry, "refused") == ToolResult("Not now.", Outcome.FAILED)
