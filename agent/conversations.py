@@ -61,6 +61,22 @@ class MessageTooLong(Invalid):
     code = "message_too_long"
 
 
+def checked(text: str) -> str:
+    """Return a message as it is stored; raises EmptyMessage or MessageTooLong."""
+    if not text.strip():
+        raise EmptyMessage("The message is empty.")
+    if len(text) > MESSAGE_LIMIT:
+        raise MessageTooLong(f"The message has {len(text)} characters; {MESSAGE_LIMIT} is the most.")
+    return transcript.clean(text)
+
+
+async def tell_queued(tx: Tx, turn: Turn, by: Principal, *, waits: bool, **more: str) -> None:
+    """Tell that a message has become mail."""
+    who = {"user_id": str(by.user_id), "username": by.username}
+    data = {"text": turn.text, "by": who, "waits": waits, **more}
+    await events.append(tx, turn.session_id, EventKind.TURN_QUEUED, data, turn_id=turn.turn_id)
+
+
 class Conversations(Part):
     """Sessions, messages, turns and their events."""
 
@@ -126,11 +142,7 @@ class Conversations(Part):
 
         None: the thread has no session, and `start` says not to make one.
         """
-        if not text.strip():
-            raise EmptyMessage("The message is empty.")
-        if len(text) > MESSAGE_LIMIT:
-            raise MessageTooLong(f"The message has {len(text)} characters; {MESSAGE_LIMIT} is the most.")
-        text = transcript.clean(text)
+        text = checked(text)
         async with self._database.transaction() as tx:
             user = await self._acting(tx, by)
             self._admit(user)
@@ -153,8 +165,7 @@ class Conversations(Part):
                 if first is None:
                     raise SessionNotFound
                 return Submitted(first, is_new=False, waits=waits and first.status is TurnStatus.QUEUED)
-            data = {"text": text, "by": {"user_id": str(user.user_id), "username": user.username}, "waits": waits}
-            await events.append(tx, session_id, EventKind.TURN_QUEUED, data, turn_id=turn.turn_id)
+            await tell_queued(tx, turn, user, waits=waits)
             await dispatch.wake(tx, session_id)
             return Submitted(turn, is_new=True, waits=waits)
 

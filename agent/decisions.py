@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, TypedDict
 from uuid import UUID, uuid4
 
-from agent import audit, events, sessions, turns, users
+from agent import audit, conversations, events, sessions, turns, users
 from agent.approvals import doors, policy, store
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.store import ApprovalNotFound
@@ -42,7 +42,11 @@ class ReasonTooLong(Invalid):
     code = "reason_too_long"
 
 
-class _Came(TypedDict):
+class OnlyWithReject(Invalid):
+    code = "only_with_reject"
+
+
+class Came(TypedDict):
     """How a decision came in."""
 
     door: Door | None
@@ -65,6 +69,12 @@ class _Asked:
     key: str | None
 
 
+def require_short(reason: str | None) -> None:
+    """Raise ReasonTooLong for a reason that nobody would read."""
+    if reason is not None and len(reason) > REASON_LIMIT:
+        raise ReasonTooLong(f"The reason has {len(reason)} characters; {REASON_LIMIT} is the most.")
+
+
 class Decisions(Part):
     """Reading, deciding and asking for approvals."""
 
@@ -82,8 +92,10 @@ class Decisions(Part):
             wide = by.role is not Role.MEMBER or await self._may_decide_somewhere(connection, by, wanted)
             mine = None if wide else by.user_id
             found = await store.list_by_status(connection, wanted, before=start, limit=limit + 1, requester=mine)
-        shown = [approval for approval in found[:limit] if await self._visible(approval, by)]
+        visible = [approval for approval in found[:limit] if await self._visible(approval, by)]
         last = found[limit - 1] if len(found) > limit else None
+        async with self._database.connection() as connection:
+            shown = await self._shown(connection, *visible)
         return Page(shown, cursor_of(last.created_at, last.approval_id) if last else None)
 
     async def _may_decide_somewhere(self, tx: Tx, by: Principal, status: ApprovalStatus) -> bool:
@@ -102,7 +114,7 @@ class Decisions(Part):
 
     async def _groups(self, approval: Approval, by: Principal, *, fail: bool = True) -> dict[str, frozenset[str]]:
         """Return the user groups on which this person's standing depends, fresh; never inside a transaction."""
-        entries = approval.approvers if approval.approvers is not None else self._house.approvers
+        entries = policy.entries(approval, self._house.approvers)
         if by.chat_user is None or policy.has_standing(by, approval, approvers=self._house.approvers, groups={}):
             return {}
         try:
@@ -115,7 +127,7 @@ class Decisions(Part):
     async def read_approval(self, approval_id: UUID, *, by: Principal | None) -> Approval:
         """Return an approval; `by` None is a door's own presenter."""
         async with self._database.connection() as connection:
-            found = await store.read(connection, approval_id)
+            (found,) = await self._shown(connection, await store.read(connection, approval_id))
         if by is not None and not await self._visible(found, by):
             raise ApprovalNotFound
         return found
@@ -132,15 +144,21 @@ class Decisions(Part):
         within: UUID | None = None,
         door: Door | None = None,
         login_at: datetime | None = None,
+        exactly: bool = False,
+        instead: str | None = None,
     ) -> Approval:
         """Cast a vote, and settle the approval where it settles it; its call runs at once, whatever its siblings do.
 
         `within` is the session that the decision was made in: an approval of another one is not found there. `door` is
         where the person came in, `login_at` when they last entered a password there: what is not said counts as
-        neither, wherever the rule asks for it.
+        neither, wherever the rule asks for it. With a rejection, `instead` becomes the thread's next message, by
+        whoever rejected.
         """
-        if reason is not None and len(reason) > REASON_LIMIT:
-            raise ReasonTooLong(f"The reason has {len(reason)} characters; {REASON_LIMIT} is the most.")
+        require_short(reason)
+        if instead is not None:
+            if decision is not Decision.REJECT:
+                raise OnlyWithReject("`instead` goes with a rejection: approve the call, or say what to do instead.")
+            instead = conversations.checked(instead)
         voter, groups = await self._prepare(approval_id, by)
         async with self._database.transaction() as tx:
             await store.lock_session(tx, approval_id)
@@ -150,12 +168,13 @@ class Decisions(Part):
             person = await self._acting(tx, voter)
             standing = policy.has_standing(person, approval, approvers=self._house.approvers, groups=groups)
             # Who may not decide, or comes too late, hears that before anything is said about edited arguments.
-            now = datetime.now(UTC)
-            came: _Came = {"door": door, "login_at": login_at}
+            now = await store.clock(tx)
+            came: Came = {"door": door, "login_at": login_at}
             settled = policy.settle(approval, decision, by=person, standing=standing, now=now, reason=reason, **came)
             doors.check(approval, decision, at=now, **came)
             stale = expected_digest is not None and not approval.args_digest.startswith(expected_digest)
-            if stale and decision is Decision.APPROVE:
+            # A rejection stops the call whatever its arguments are by now, unless it says of which it speaks.
+            if stale and (decision is Decision.APPROVE or exactly):
                 raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
             if args is not None and decision is Decision.APPROVE:
                 edited = await self._edited(tx, approval, args)
@@ -163,13 +182,43 @@ class Decisions(Part):
             await store.save(tx, approval, settled)
             data = {"approval_id": str(approval_id), "status": settled.status.value}
             await events.append(tx, approval.session_id, EventKind.APPROVAL_CHANGED, data, turn_id=approval.turn_id)
+            said = None if instead is None else await self._say_instead(tx, settled, person, instead)
             if settled.is_settled:
                 await dispatch.wake(tx, approval.session_id)
-            await self._note(tx, person, settled, decision, reason, door)
-        return settled
+            (shown,) = await self._shown(tx, settled)
+            await self._note(tx, person, settled, decision, reason, door, instead=said)
+        return shown
+
+    async def _say_instead(self, tx: Tx, rejected: Approval, person: Principal, text: str) -> UUID:
+        """Queue what the rejecter wants instead as a message of theirs; the rejection itself makes it count once."""
+        self._admit(person)
+        await sessions.lock(tx, rejected.session_id)
+        turn = await turns.insert(
+            tx,
+            turn_id=uuid4(),
+            session_id=rejected.session_id,
+            requester_id=person.user_id,
+            text=text,
+            event_key=f"instead:{rejected.approval_id}",
+        )
+        assert turn is not None  # an approval is settled once
+        waits = bool(await store.of_turn(tx, rejected.turn_id))
+        more = {"instead_of": str(rejected.approval_id)}
+        if person.chat_user is not None:
+            more["chat"] = person.chat_user
+        await conversations.tell_queued(tx, turn, person, waits=waits, **more)
+        return turn.turn_id
 
     async def _note(
-        self, tx: Tx, person: Principal, settled: Approval, decision: Decision, reason: str | None, door: Door | None
+        self,
+        tx: Tx,
+        person: Principal,
+        settled: Approval,
+        decision: Decision,
+        reason: str | None,
+        door: Door | None,
+        *,
+        instead: UUID | None,
     ) -> None:
         kind = Kind.APPROVAL_SETTLED if settled.is_settled else Kind.APPROVAL_VOTED
         data = {
@@ -179,6 +228,7 @@ class Decisions(Part):
             "args_digest": settled.args_digest,
             "reason": reason,
             "door": door,
+            "instead_turn": instead,
         }
         await audit.record(tx, kind, actor=person.user_id, subject=settled.approval_id, data=data)
 
@@ -236,7 +286,7 @@ class Decisions(Part):
             self._admit(user)
             listed, ruling = await self._permitted(tx, asked, user)
             if asked.key and (first := await turns.by_key(tx, event_key=asked.key, message_key=None, digest=digest)):
-                return await store.of_single_turn(tx, first.turn_id)
+                return (await self._shown(tx, await store.of_single_turn(tx, first.turn_id)))[0]
             session_id = asked.session_id
             if session_id is None:
                 made = await sessions.create(
@@ -258,7 +308,7 @@ class Decisions(Part):
                 raise _KeyTaken
             approval_id = await self._open(tx, asked, turn, listed, ruling)
             await dispatch.wake(tx, session_id)
-            approval = await store.read(tx, approval_id)
+            (approval,) = await self._shown(tx, await store.read(tx, approval_id))
             data = {"tool_name": listed.spec.name, "args_digest": approval.args_digest, "status": approval.status.value}
             if approval.unsandboxed is not None:
                 data["unsandboxed"] = approval.unsandboxed

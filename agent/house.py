@@ -8,6 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from agent import users
+from agent.approvals import people
+from agent.approvals.types import Approval
 from agent.endings import Endings
 from agent.errors import Invalid, NotAllowed
 from agent.events import Hub
@@ -83,6 +85,10 @@ class Part:
         if found.disabled:
             raise Disabled("Your account is disabled; ask an admin.")
         return found
+
+    async def _shown(self, tx: Tx, *approvals: Approval) -> list[Approval]:
+        """Return approvals as doors show them: with the people who may decide them."""
+        return await people.shown(tx, approvals, self._house.approvers)
 
 
 class BadCursor(Invalid):

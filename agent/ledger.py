@@ -62,6 +62,16 @@ async def claim_again(tx: Tx, session_id: UUID, tool_call_id: str) -> None:
     await tx.execute(sql.claim_again, session_id, tool_call_id)
 
 
+async def claim_resolved(tx: Tx, session_id: UUID, tool_call_id: str, *, turn_id: UUID, args_digest: str) -> bool:
+    """Spend a person's word that a call of unknown outcome runs again, in the turn made for it; once."""
+    return await tx.fetchval(sql.claim_resolved, session_id, tool_call_id, turn_id, args_digest) is not None
+
+
+async def resolve(tx: Tx, session_id: UUID, tool_call_id: str, *, status: ExecutionStatus, result: str) -> bool:
+    """Record what a person found out of a call whose outcome is unknown."""
+    return await tx.fetchval(sql.resolve, session_id, tool_call_id, status.value, clean(result)) is not None
+
+
 async def finish(tx: Tx, session_id: UUID, tool_call_id: str, *, status: ExecutionStatus, result: str) -> None:
     await tx.execute(sql.finish, session_id, tool_call_id, status.value, clean(result))
 

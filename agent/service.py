@@ -2,10 +2,10 @@
 
 from agent.accounts import Accounts
 from agent.answers import Answers
+from agent.approval_verbs import ApprovalVerbs
 from agent.authentication import Authentication
 from agent.changes import Changes
 from agent.conversations import Conversations, Submitted, TurnView
-from agent.decisions import Decisions
 from agent.outgoing import Outgoing
 from agent.policies import Policies
 from agent.records import Records
@@ -17,7 +17,7 @@ __all__ = ["AgentService", "Submitted", "ToolView", "TurnView"]
 
 class AgentService(
     Conversations,
-    Decisions,
+    ApprovalVerbs,
     Answers,
     Toolbox,
     Policies,

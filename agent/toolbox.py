@@ -5,7 +5,7 @@ from uuid import UUID
 
 from agent import audit, pins, users
 from agent.accounts import AdminsOnly
-from agent.approvals import policy
+from agent.approvals import people, policy
 from agent.approvals.policy import Row, Rule, Verdict
 from agent.audit import Kind
 from agent.errors import Conflict, Invalid, NotAllowed
@@ -58,10 +58,6 @@ class BadPattern(Invalid):
 
 class PolicyNotYours(NotAllowed):
     code = "policy_not_yours"
-
-
-class UnknownApprover(Invalid):
-    code = "unknown_approver"
 
 
 class Toolbox(Part):
@@ -129,9 +125,7 @@ class Toolbox(Part):
                 raise PolicyNotYours("Only an admin may set this; you may tighten your own with your user_id.")
             await tx.execute(catalogue.sql.lock, tool_id)
             spec = (await catalogue.read(tx, tool_id)).spec
-            if unknown := await users.unknown_names(tx, policy.usernames(rule.approvers or ())):
-                # Whoever registered such a name later would have the standing that it carries.
-                raise UnknownApprover(f"There is no account named {unknown[0]!r}: make it first, then name it here.")
+            await people.require_known(tx, (*(rule.approvers or ()), *(rule.escalate_to or ())))
             if user_id is not None:
                 await users.hold(tx, user_id)
             _, own = await catalogue.rows(tx, tool_id, user_id or acting.user_id)

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import structlog
 from langchain_core.messages import ToolCall, ToolMessage
 
-from agent import attachments, audit, events, ledger, sessions, transcript, users
-from agent.approvals import doors, policy, store
+from agent import attachments, audit, events, ledger, reruns, sessions, transcript, users
+from agent.approvals import doors, policy, resolutions, store
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.types import Approval, ApprovalStatus, ExecutionStatus, InvalidArguments
 from agent.audit import Kind
@@ -135,6 +135,10 @@ class ToolCalls:
         approval = await store.read_of_call(tx, run.session_id, call_id)
         if approval is not None:
             tool = self._registry.get(approval.tool_id)
+        if approval is not None and entry is not None and entry.status is ExecutionStatus.UNKNOWN:
+            word = await resolutions.of_turn(tx, run.turn_id)
+            if word is not None and word.approval_id == approval.approval_id:
+                return await self._again(tx, run, call, tool, approval, entry, word, groups)
         if entry is not None and entry.is_finished:
             return _message(call, entry.result or "", failed=entry.status is not ExecutionStatus.SUCCEEDED)
         if entry is not None:
@@ -232,9 +236,8 @@ class ToolCalls:
             standing = await self._standing(tx, approval, asked_now, groups or {})
             needed_now = max(approval.quorum, asked_now.quorum if asked_now else 1)
             if standing < needed_now:
-                entries = set(self._approvers).union(
-                    approval.approvers or (), (asked_now and asked_now.approvers) or ()
-                )
+                terms = policy.terms_now(approval, asked_now)
+                entries = {entry for named in terms for entry in policy.entries(named, self._approvers)}
                 if groups is None and (needed := policy.groups_needed(entries)):
                     return _NeedsGroups(needed)
                 why = "Who approved this may not decide it any more, so it was not run. Ask again."
@@ -255,7 +258,7 @@ class ToolCalls:
         ways = [approval, asked_now] if asked_now else [approval]
         votes = [vote for vote in policy.valid_approvals(approval) if all(doors.counts(vote, way) for way in ways)]
         voters = await users.read_many(tx, [vote.by.user_id for vote in votes])
-        terms = [approval, replace(approval, approvers=asked_now.approvers)] if asked_now else [approval]
+        terms = policy.terms_now(approval, asked_now)
         four_eyes = approval.four_eyes or (asked_now is not None and asked_now.four_eyes)
         return sum(
             all(policy.has_standing(voter, named, approvers=self._approvers, groups=groups) for named in terms)
@@ -300,6 +303,40 @@ class ToolCalls:
             step = await self._record(tx, run, call, ToolResult(UNKNOWN_OUTCOME, Outcome.UNKNOWN), tool, approval)
         await self._note_closed(tx, closed)
         return step
+
+    async def _again(
+        self,
+        tx: Tx,
+        run: Run,
+        call: ToolCall,
+        tool: Tool | None,
+        approval: Approval,
+        entry: ledger.Entry,
+        word: resolutions.Word,
+        groups: dict[str, frozenset[str]] | None,
+    ) -> _Step:
+        """A call of unknown outcome that a person had run again, in the turn made for that."""
+        why: str | list[str] | None = await reruns.obstacle(tx, tool, approval, entry, word)
+        if tool is not None and why is None:
+            default, own = await catalogue.rows(tx, approval.tool_id, approval.requested_by.user_id)
+            ruling = self._ruling(approval.args, tool, default, own)
+            why = await reruns.may(tx, approval, word, ruling, approvers=self._approvers, groups=groups)
+            if isinstance(why, list):
+                return _NeedsGroups(why)
+        if tool is None or why is not None:
+            text = why or UNKNOWN_OUTCOME
+            await reruns.note(tx, run, approval, text)
+            return _message(call, text, failed=True)
+        digest = approval.args_digest
+        if not await ledger.claim_resolved(
+            tx, run.session_id, str(call["id"]), turn_id=run.turn_id, args_digest=digest
+        ):
+            raise RuntimeError("The ledger has a claim that was not there a moment ago, under the thread's lock.")
+        name, approval_id = tool.spec.name, approval.approval_id
+        await self._tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, name, approval_id)
+        resolution = {"resolution_id": word.resolution_id, "resolved_by": word.resolved_by}
+        await self._note(tx, run, call, Kind.EXECUTION_STARTED, name, approval_id, digest=digest, **resolution)
+        return _Claimed(tool, approval.args, approval)
 
     async def _may_repeat(
         self, tx: Tx, run: Run, tool: Tool, args: dict[str, Any], approval: Approval | None, entry: ledger.Entry
@@ -360,7 +397,10 @@ class ToolCalls:
         if line:
             result = replace(result, text=f"{result.text}\n{line}")
         await ledger.finish(tx, run.session_id, call_id, status=ExecutionStatus(result.outcome), result=result.text)
-        await self._append(tx, run, call, result.text)
+        if approval is not None and approval.turn_id != run.turn_id:
+            await reruns.note(tx, run, approval, result.text)
+        else:
+            await self._append(tx, run, call, result.text)
         told: dict[str, Any] = {"status": result.outcome.value, **({"attachments": kept} if kept else {})}
         await self._tell_execution(tx, run, call, EventKind.EXECUTION_FINISHED, name, approval_id, **told)
         await self._note(
@@ -461,8 +501,10 @@ def _why_not(approval: Approval) -> str:
     """Say to the model what people decided; an expiry is not a rejection."""
     if approval.status is ApprovalStatus.EXPIRED:
         return "Nobody decided this in time: the approval expired and the call was not run. Nobody rejected it."
-    if approval.status is ApprovalStatus.CANCELLED:
-        return approval.reason or "This call was cancelled and not run."
     who = approval.decided_by.display_name or approval.decided_by.username if approval.decided_by else "an approver"
     said = f' They said: "{approval.reason}".' if approval.reason else ""
+    if approval.status is ApprovalStatus.CANCELLED:
+        if approval.decided_by is None:
+            return approval.reason or "This call was cancelled and not run."
+        return f"Cancelled by {who} before it was decided; the call was not run, and nobody rejected it.{said}"
     return f"Rejected by {who}; the call was not run.{said} Don't call it again unless you are asked to."

@@ -48,6 +48,10 @@ class Principal:
     def person(self) -> Person:
         return Person(self.user_id, self.username, self.display_name, self.chat_user)
 
+    @property
+    def shown_name(self) -> str:
+        return self.display_name or self.username
+
 
 @dataclass(frozen=True, slots=True)
 class ChatUser:
@@ -158,12 +162,16 @@ class Message:
 class EventKind(StrEnum):
     """The facts that doors render from; `data` of each is described beside it."""
 
-    TURN_QUEUED = "turn.queued"  # turn_id, text, by, waits: bool (behind a pending approval)
+    TURN_QUEUED = "turn.queued"  # turn_id, text, by, waits: bool (behind a pending approval), instead_of? (approval_id)
     TURN_STARTED = "turn.started"  # turn_id
     ANSWER_DELTA = "answer.delta"  # turn_id, text (a piece; gone from the log once the turn has ended)
     TOOL_CALLED = "tool.called"  # turn_id, tool_call_id, tool_name, args
     APPROVAL_OPENED = "approval.opened"  # turn_id, approval_id
     APPROVAL_CHANGED = "approval.changed"  # turn_id, approval_id, status (a vote, a decision, an expiry)
+    APPROVAL_REASSIGNED = "approval.reassigned"  # turn_id, approval_id, by, to: [{kind, id, name, chat}]
+    APPROVAL_REMINDED = "approval.reminded"  # turn_id, approval_id, to: who may decide
+    APPROVAL_ESCALATED = "approval.escalated"  # turn_id, approval_id, to: who may decide from now on as well
+    APPROVAL_RESOLVED = "approval.resolved"  # turn_id, approval_id, resolution_id, action, by
     EXECUTION_STARTED = "execution.started"  # turn_id, tool_call_id, tool_name, approval_id | null
     EXECUTION_FINISHED = "execution.finished"  # ... and status: succeeded | failed | outcome_unknown
     QUESTION_OPENED = "question.opened"  # turn_id, question_id, tool_call_id, tool_name, server | null

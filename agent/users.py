@@ -75,6 +75,17 @@ async def unknown_names(tx: Tx, names: list[str]) -> list[str]:
     return [name for name in names if name.lower() not in known]
 
 
+async def named(tx: Tx, usernames: list[str], chat_users: list[str]) -> list[Principal]:
+    """Return the users of these names or chat ids."""
+    rows = await tx.fetch(sql.named, [name.lower() for name in usernames], chat_users)
+    return [principal(row) for row in rows]
+
+
+async def of_role(tx: Tx, role: str) -> list[Principal]:
+    """Return people of a role above member whom a chat platform can mention; not all of very many."""
+    return [principal(row) for row in await tx.fetch(sql.of_role, role)]
+
+
 async def read_many(tx: Tx, user_ids: Iterable[UUID]) -> dict[UUID, Principal]:
     rows = await tx.fetch(sql.read_many, list(set(user_ids)))
     return {row["user_id"]: principal(row) for row in rows}

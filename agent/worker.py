@@ -20,6 +20,7 @@ from agent.graph.nodes import Nodes
 from agent.house import OutsidersMayNotChat
 from agent.models.errors import ModelError
 from agent.ports import DirectoryUnavailable, ProfileDirectory
+from agent.reminders import Reminders
 from agent.run import Limits, Run
 from agent.toolcalls import ToolCalls, Waiting
 from agent.turns import OpenTurn
@@ -309,9 +310,10 @@ def _text(message: ToolMessage) -> str:
 class Sweeps:
     """What no wake-up does: rescue dead workers' threads, find mail without a job, end what has run out of time."""
 
-    def __init__(self, database: Database, endings: Endings, *, every_s: float = 1.0) -> None:
+    def __init__(self, database: Database, endings: Endings, reminders: Reminders, *, every_s: float = 1.0) -> None:
         self._database = database
         self._endings = endings
+        self._reminders = reminders
         self._every_s = every_s
 
     async def run(self) -> None:
@@ -320,6 +322,8 @@ class Sweeps:
             lambda: dispatch.rescue(self._database),
             lambda: dispatch.sweep(self._database),
             self._endings.expire_approvals,
+            self._reminders.remind,
+            self._reminders.escalate,
             self._endings.expire_sessions,
             self._endings.expire_attachments,
         ]

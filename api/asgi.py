@@ -19,6 +19,7 @@ from api.problems import ProblemDocument, handle_problems
 from api.quotas import Quotas
 from api.requests import Faults, HeadLimit, RequestLog
 from api.routes import (
+    approval_verbs,
     approvals,
     audit,
     execute,
@@ -69,6 +70,7 @@ _ROUTERS = (
     approvals.aliases,
     approvals.router,
     questions.router,
+    approval_verbs.router,
     tools.router,
     server_logins.router,
     policies.asking,

@@ -9,7 +9,7 @@ from agent.errors import Refusal
 from agent.throttle import TooMany
 from api.bodies import strict_json
 from api.problems import Problem, places
-from api.schemas import Body, MessageIn, Reason, Seen
+from api.schemas import Body, Instead, MessageIn, Reason, Seen
 
 
 class AuthCommand(Body):
@@ -30,6 +30,7 @@ class DecideCommand(Body):
     reason: Reason | None = None
     args: dict[str, Any] | None = None
     args_digest: Seen | None = None
+    instead: Instead | None = None
 
 
 class CancelCommand(Body):

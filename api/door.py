@@ -138,6 +138,10 @@ async def _caller(request: Request) -> Authenticated | None:
     return cast(Authenticated | None, request.state.caller)
 
 
+async def _known(request: Request) -> Authenticated:
+    return cast(Authenticated, request.state.caller)
+
+
 async def _way(request: Request) -> Way:
     caller = cast(Authenticated, request.state.caller)
     web = door_of(request).identity.comes_from_console(request)
@@ -156,6 +160,7 @@ def _storable(text: str | None) -> str | None:
 
 Service = Annotated[AgentService, Depends(_service)]
 Caller = Annotated[Authenticated | None, Depends(_caller)]
+Known = Annotated[Authenticated, Depends(_known)]
 Actor = Annotated[Principal, Depends(_actor)]
 CameBy = Annotated[Way, Depends(_way)]
 Limit = Annotated[int, Query(ge=1, le=200, description="How many at most.")]

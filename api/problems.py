@@ -113,20 +113,33 @@ def status_of(refusal: Refusal) -> int:
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Refusal)
-    more: dict[str, object] = {}
-    if isinstance(error, AlreadySettled):
-        settled = error.approval
-        more = {
-            "approval_id": settled.approval_id,
-            "approval_status": settled.status,
-            "decided_by": PersonOut.of(settled.decided_by) if settled.decided_by else None,
-            "decided_at": moment(settled.decided_at) if settled.decided_at else None,
-            "reason": settled.reason,
-        }
-    if isinstance(error, WrongAnswer):
-        more = {"errors": [{"where": name, "message": why, "type": error.code} for name, why in error.wrong.items()]}
     headers = {"Retry-After": str(max(1, error.retry_after_s))} if isinstance(error, TooMany) else None
-    return problem_response(status_of(error), error.code, error.message, headers=headers, more=more)
+    return problem_response(status_of(error), error.code, error.message, headers=headers, more=_more(error))
+
+
+def _more(error: Refusal) -> dict[str, object]:
+    if isinstance(error, WrongAnswer):
+        return {"errors": [{"where": name, "message": why, "type": error.code} for name, why in error.wrong.items()]}
+    if not isinstance(error, AlreadySettled):
+        return {}
+    settled = error.approval
+    return {
+        "approval_id": settled.approval_id,
+        "approval_status": settled.status,
+        "decided_by": PersonOut.of(settled.decided_by) if settled.decided_by else None,
+        "decided_at": moment(settled.decided_at) if settled.decided_at else None,
+        "reason": settled.reason,
+    }
+
+
+def problem_of(error: Refusal) -> ProblemDocument:
+    """Return the document of a refusal that stands within an answer."""
+    status = status_of(error)
+    title = HTTPStatus(status).phrase
+    return ProblemDocument.model_validate(
+        {**jsonable_encoder(_more(error)), "type": "about:blank", "title": title, "status": status}
+        | {"code": error.code, "detail": error.message}
+    )
 
 
 async def _wrong_credentials(_: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from agent.approvals.conditions import MOST, When
 from agent.approvals.doors import LONGEST_LOGIN_S
 from agent.approvals.policy import Rule
-from agent.approvals.types import Approval, ApprovalStatus, Decision, Door, ExecutionStatus
+from agent.approvals.types import Action, Approval, ApprovalStatus, Decision, Door, ExecutionStatus
 from agent.conversations import MESSAGE_LIMIT
 from agent.service import TurnView
 from agent.tools.attachments import Kind, Shown
@@ -117,6 +117,21 @@ class AttachmentOut(Out):
     created_at: Time
 
 
+class ApproverOut(Out):
+    """Somebody who may decide: a user, a Slack user group, or everyone with a role."""
+
+    kind: Literal["user", "group", "role"]
+    id: str = Field(description="The entry as a rule names it.")
+    name: str
+
+
+class ResolutionOut(Out):
+    by: PersonOut
+    action: Action
+    reason: str | None
+    at: Time
+
+
 class ApprovalOut(Out):
     """The decision that one tool call needs: `args` and `args_digest` are what will run."""
 
@@ -150,6 +165,11 @@ class ApprovalOut(Out):
         description="What of a whole sandbox its tool runs without where it runs; null: nothing."
     )
     attachments: list[AttachmentOut] = Field(description="What its call gave to people beside the text.")
+    approvers: list[ApproverOut] = Field(
+        validation_alias="deciders", description="Who may decide it, also whom it was escalated to; admins always may."
+    )
+    escalated_at: Time | None
+    resolutions: list[ResolutionOut] = Field(description="What people said while its outcome was unknown.")
 
 
 class UsageOut(Out):
@@ -247,9 +267,19 @@ class ApproveIn(Body):
     args_digest: Seen | None = None
 
 
+Instead = Annotated[
+    str,
+    Field(
+        description="What to do instead: it becomes the session's next message, by you, once the rejection was heard.",
+        json_schema_extra={"minLength": 1, "maxLength": MESSAGE_LIMIT, "pattern": r"\S"},
+    ),
+]
+
+
 class RejectIn(Body):
     reason: Reason | None = None
     args_digest: Seen | None = None
+    instead: Instead | None = None
 
 
 class WhenIO(Body):
@@ -275,6 +305,13 @@ class RuleIO(Body):
         None, description="Who approves must have entered their password so many seconds ago at most; keys don't count."
     )
     when: list[WhenIO] = Field(default_factory=list[WhenIO], max_length=MOST)
+    remind_after_s: Annotated[int, Field(ge=1, le=RULE_S), A_NUMBER] | None = Field(
+        None, description="When those who may decide are told again, once."
+    )
+    escalate_after_s: Annotated[int, Field(ge=1, le=RULE_S), A_NUMBER] | None = Field(
+        None, description="When `escalate_to` are asked, once; from then on they may decide as well."
+    )
+    escalate_to: list[str] | None = Field(None, max_length=100)
 
 
 class ToolApprovalIn(RuleIO):
@@ -291,6 +328,9 @@ class ToolApprovalIn(RuleIO):
             doors=None if self.doors is None else tuple(dict.fromkeys(self.doors)),
             fresh_login_s=self.fresh_login_s,
             when=tuple(When(case.args, case.decision) for case in self.when),
+            remind_after_s=self.remind_after_s,
+            escalate_after_s=self.escalate_after_s,
+            escalate_to=None if self.escalate_to is None else tuple(self.escalate_to),
         )
 
 
@@ -306,6 +346,9 @@ def rule_fields(rule: Rule) -> dict[str, Any]:
         "doors": None if rule.doors is None else list(rule.doors),
         "fresh_login_s": rule.fresh_login_s,
         "when": [WhenIO(args=case.args, decision=case.decision) for case in rule.when],
+        "remind_after_s": rule.remind_after_s,
+        "escalate_after_s": rule.escalate_after_s,
+        "escalate_to": None if rule.escalate_to is None else list(rule.escalate_to),
     }
 
 

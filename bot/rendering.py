@@ -16,6 +16,7 @@ from bot.payloads import Place
 from bot.posting import Poster
 from bot.results import Results
 from bot.status import ACTIVE, PROCESSING, SUSPENDED, ThreadStatus
+from bot.views import news
 from bot.views.answer import answer, plain_answer
 from bot.views.notice import STOPPED, WAITS, notice
 from bot.views.progress import progress
@@ -31,6 +32,12 @@ _CARD = {
     EventKind.APPROVAL_CHANGED,
     EventKind.EXECUTION_STARTED,
     EventKind.EXECUTION_FINISHED,
+}
+_NEWS = {
+    EventKind.APPROVAL_REASSIGNED,
+    EventKind.APPROVAL_REMINDED,
+    EventKind.APPROVAL_ESCALATED,
+    EventKind.APPROVAL_RESOLVED,
 }
 _STATUS = {
     EventKind.TURN_STARTED: PROCESSING,
@@ -102,8 +109,8 @@ class Renderer:
     async def _render(self, place: Place, event: Event, *, draws: Sequence[UUID]) -> None:
         session_id, data = event.session_id, event.data
         match event.kind:
-            case EventKind.TURN_QUEUED if data.get("waits"):
-                await self._poster.post(session_id, place, f"queued:{data['turn_id']}", notice(WAITS))
+            case EventKind.TURN_QUEUED:
+                await self._queued(session_id, place, event)
             case EventKind.TURN_COMPLETED:
                 await self._answer(session_id, place, data["turn_id"], data.get("reply") or "")
             case EventKind.TURN_FAILED:
@@ -112,10 +119,31 @@ class Renderer:
                 await self._poster.post(session_id, place, f"cancelled:{data['turn_id']}", notice(STOPPED))
             case EventKind.QUESTION_OPENED | EventKind.QUESTION_SETTLED:
                 await self._question(session_id, place, UUID(str(data["question_id"])))
+            case kind if kind in _NEWS:
+                await self._news(session_id, place, event)
             case _ if draws:
                 await self._cards.show(session_id, place, draws)
             case _:
                 pass
+
+    async def _queued(self, session_id: UUID, place: Place, event: Event) -> None:
+        data = event.data
+        if data.get("instead_of"):
+            said = news.instead({**data["by"], "chat": data.get("chat")}, data["text"])
+            await self._poster.post(session_id, place, f"instead:{data['turn_id']}", said)
+        if data.get("waits"):
+            await self._poster.post(session_id, place, f"queued:{data['turn_id']}", notice(WAITS))
+
+    async def _news(self, session_id: UUID, place: Place, event: Event) -> None:
+        """Tell the thread what befell an approval; what nobody waits for any more is passed over."""
+        try:
+            approval = await self._service.read_approval(UUID(str(event.data["approval_id"])), by=None)
+        except Refusal as error:
+            log.info("approval.not_shown", approval_id=event.data["approval_id"], code=error.code)
+            return
+        said = news.about(event.kind, event.data, approval)
+        if said is not None:
+            await self._poster.post(session_id, place, f"{event.kind}:{event.seq}", said)
 
     async def _answer(self, session_id: UUID, place: Place, turn_id: str, reply: str) -> None:
         for i, message in enumerate(answer(reply)):

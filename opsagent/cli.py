@@ -58,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
         deciding.add_argument("approval_id")
         deciding.add_argument("--reason", help="shown to the people and the model")
         deciding.add_argument("--digest", help="what the list showed last: refuse if the arguments are others by now")
-        deciding.set_defaults(word=word)
+        deciding.set_defaults(word=word, instead=None)
+        if word == "reject":
+            deciding.add_argument("--instead", help="what to do instead: the next message of its session, from you")
+    _more_of_approvals(approvals)
     rules = _group(commands, "policy", "the rules that say which calls a human must see")
     explaining = _add(rules, "explain", "what policy would say of a call, and why; nothing is called", _policy_explain)
     explaining.add_argument("tool", help="the tool's name, as `opsagent tools list` shows it")
@@ -81,6 +84,22 @@ def _parser() -> argparse.ArgumentParser:
     what = "make a new SECRET_KEY, and seal what is stored with it; what the old ones signed stays valid"
     _add(keys, "rotate", what, _keys_rotate)
     return parser
+
+
+def _more_of_approvals(approvals: Any) -> None:
+    resolving = _add(approvals, "resolve", "say what became of a call whose outcome is unknown", _approvals_resolve)
+    resolving.add_argument("--action", required=True, choices=("run_again", "done", "failed"))
+    resolving.add_argument("--result", help="what came of it, as far as you found out")
+    cancelling = _add(approvals, "cancel", "end a request before anybody decides it", _approvals_cancel)
+    withdrawing = _add(approvals, "withdraw", "take your vote back, while nothing is settled", _approvals_withdraw)
+    extending = _add(approvals, "extend", "give people more time to decide one", _approvals_extend)
+    extending.add_argument("--seconds", type=int, required=True, help="from now on")
+    reassigning = _add(approvals, "reassign", "have others decide one", _approvals_reassign)
+    for command in (resolving, cancelling, withdrawing, extending, reassigning):
+        command.add_argument("approval_id")
+    reassigning.add_argument("approvers", nargs="+", help="users, Slack ids of users and groups, role:approver")
+    for command in (resolving, cancelling, reassigning):
+        command.add_argument("--reason", help="shown to the people and kept in the record")
 
 
 def _add(commands: Any, name: str, what: str, run: Callable[[argparse.Namespace], int | None]) -> Any:
@@ -186,7 +205,12 @@ def _approvals_decide(args: argparse.Namespace) -> int:
 
     return _script(
         lambda settings: scripts.decide(
-            settings, args.approval_id, word=args.word, reason=args.reason, digest=args.digest
+            settings,
+            args.approval_id,
+            word=args.word,
+            reason=args.reason,
+            digest=args.digest,
+            instead=args.instead,
         )
     )
 
@@ -207,6 +231,42 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f'arguments are a JSON object, such as {{"service": "web"}}, not {text!r}')
     return cast("dict[str, Any]", found)
+
+
+def _approvals_resolve(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(
+        lambda settings: scripts.resolve(
+            settings, args.approval_id, action=args.action, reason=args.reason, result=args.result
+        )
+    )
+
+
+def _approvals_cancel(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(lambda settings: scripts.cancel(settings, args.approval_id, reason=args.reason))
+
+
+def _approvals_withdraw(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(lambda settings: scripts.withdraw(settings, args.approval_id))
+
+
+def _approvals_extend(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(lambda settings: scripts.extend(settings, args.approval_id, seconds=args.seconds))
+
+
+def _approvals_reassign(args: argparse.Namespace) -> int:
+    from opsagent import scripts
+
+    return _script(
+        lambda settings: scripts.reassign(settings, args.approval_id, approvers=args.approvers, reason=args.reason)
+    )
 
 
 def _tokens_list(_args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from agent.house import House
 from agent.identities import Identities
 from agent.ports import Courier, GroupDirectory, ProfileDirectory
 from agent.questions.asking import Asking
+from agent.reminders import Reminders
 from agent.run import Limits
 from agent.sealing import Sealer
 from agent.service import AgentService
@@ -147,7 +148,7 @@ async def open_core(
             service=AgentService(house),
             turns=turns,
             worker=Worker(pool, turns.advance, concurrency=concurrency),
-            sweeps=Sweeps(database, endings),
+            sweeps=Sweeps(database, endings, Reminders(database, approvers)),
         )
     finally:
         await pool.close()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from uuid import UUID
 
-from agent.approvals.types import Decision, Door
+from agent.approvals.types import Action, Decision, Door
 from agent.errors import Refusal
 from agent.service import AgentService
 from agent.tools.registry import Registry
@@ -92,18 +92,80 @@ async def list_approvals(settings: Settings, *, status: str) -> int:
                 return 0
 
 
-async def decide(settings: Settings, approval_id: str, *, word: str, reason: str | None, digest: str | None) -> int:
+async def decide(
+    settings: Settings, approval_id: str, *, word: str, reason: str | None, digest: str | None, instead: str | None
+) -> int:
     """Approve or reject, with a digest only what it names; whoever runs turns goes on with it."""
-    try:
-        found = UUID(approval_id)
-    except ValueError as error:
-        raise CannotStart(f"{approval_id!r} is no approval id: `opsagent approvals list` shows them.") from error
+    found = _approval_id(approval_id)
     async with service_of(settings) as service:
         approval = await service.decide_approval(
-            found, Decision(word), by=service.api_key_principal(), reason=reason, expected_digest=digest, door=Door.CLI
+            found,
+            Decision(word),
+            by=service.api_key_principal(),
+            reason=reason,
+            expected_digest=digest,
+            instead=instead,
+            door=Door.CLI,
         )
     print(row(approval.status, approval.tool_name))
     return 0
+
+
+async def resolve(settings: Settings, approval_id: str, *, action: str, reason: str | None, result: str | None) -> int:
+    """Say what became of a call whose outcome is unknown; one that runs again is run by whoever runs turns."""
+    found = _approval_id(approval_id)
+    async with service_of(settings) as service:
+        by = service.api_key_principal()
+        approval = await service.resolve_approval(
+            found, Action(action), by=by, reason=reason, result=result, door=Door.CLI
+        )
+    print(row(approval.execution, approval.tool_name))
+    return 0
+
+
+async def cancel(settings: Settings, approval_id: str, *, reason: str | None) -> int:
+    """End a request before anybody decides it."""
+    found = _approval_id(approval_id)
+    async with service_of(settings) as service:
+        approval = await service.cancel_approval(found, by=service.api_key_principal(), reason=reason)
+    print(row(approval.status, approval.tool_name))
+    return 0
+
+
+async def withdraw(settings: Settings, approval_id: str) -> int:
+    """Take the operator's own vote back."""
+    found = _approval_id(approval_id)
+    async with service_of(settings) as service:
+        approval = await service.withdraw_vote(found, by=service.api_key_principal())
+    print(row(approval.status, approval.tool_name))
+    return 0
+
+
+async def extend(settings: Settings, approval_id: str, *, seconds: int) -> int:
+    """Print until when people may decide now."""
+    found = _approval_id(approval_id)
+    async with service_of(settings) as service:
+        approval = await service.extend_approval(found, seconds, by=service.api_key_principal())
+    print(row(f"{approval.expires_at:%Y-%m-%dT%H:%M:%SZ}", approval.tool_name))
+    return 0
+
+
+async def reassign(settings: Settings, approval_id: str, *, approvers: list[str], reason: str | None) -> int:
+    """Print who may decide now, a line each."""
+    found = _approval_id(approval_id)
+    async with service_of(settings) as service:
+        by = service.api_key_principal()
+        approval = await service.reassign_approval(found, approvers, by=by, reason=reason)
+    for approver in approval.deciders:
+        print(row(approver.kind, approver.id, approver.name))
+    return 0
+
+
+def _approval_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise CannotStart(f"{text!r} is no approval id: `opsagent approvals list` shows them.") from error
 
 
 async def list_tokens(settings: Settings) -> int:

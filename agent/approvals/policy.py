@@ -24,6 +24,7 @@ from agent.errors import Invalid
 from agent.types import Principal, Role
 
 DEFAULT_EXPIRY_S = 24 * 3600
+LONGEST_S = 90 * 24 * 3600
 ROLE_PREFIX = "role:"
 CHANNEL_PREFIX = "channel:"
 _CHANNEL = re.compile(rf"{CHANNEL_PREFIX}[CG](?=[A-Z0-9]*[0-9])[A-Z0-9]+")
@@ -55,6 +56,9 @@ class Rule:
     doors: tuple[Door, ...] | None = None
     fresh_login_s: int | None = None
     when: tuple[When, ...] = ()
+    remind_after_s: int | None = None
+    escalate_after_s: int | None = None
+    escalate_to: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,9 @@ class Ruling:
     expires_in_s: int = DEFAULT_EXPIRY_S
     doors: tuple[Door, ...] | None = None
     fresh_login_s: int | None = None
+    remind_after_s: int | None = None
+    escalate_after_s: int | None = None
+    escalate_to: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +127,24 @@ def check(rule: Rule) -> Rule:
         raise Invalid("auto_execute and approval_required can't both be true: choose one (both false denies the tool).")
     if rule.quorum is not None and rule.quorum < 1:
         raise Invalid("quorum must be 1 or more.")
-    if rule.expires_in_s is not None and not 1 <= rule.expires_in_s <= 90 * 24 * 3600:
-        raise Invalid("expires_in_s must lie between 1 and 7776000 (90 days).")
-    for entry in rule.approvers or ():
+    if (wrong := _times_problem(rule)) is not None:
+        raise Invalid(wrong)
+    for entry in (*(rule.approvers or ()), *(rule.escalate_to or ())):
         if entry.startswith(CHANNEL_PREFIX) and not _CHANNEL.fullmatch(entry):
             raise Invalid(f"The approver {entry[:80]!r} is no channel: write channel: and the channel's id (C...).")
     if problem := doors.problem(rule) or conditions.problem(rule.when):
         raise Invalid(problem)
     return rule
+
+
+def _times_problem(rule: Rule) -> str | None:
+    for name in ("expires_in_s", "remind_after_s", "escalate_after_s"):
+        seconds = getattr(rule, name)
+        if seconds is not None and not 1 <= seconds <= LONGEST_S:
+            return f"{name} must lie between 1 and {LONGEST_S} (90 days)."
+    if (rule.escalate_after_s is None) != (not rule.escalate_to):
+        return "escalate_after_s and escalate_to belong together: when to ask others, and whom."
+    return None
 
 
 def declared(*, read_only: bool) -> Rule:
@@ -198,11 +215,14 @@ def _ruling(look: Look, default_expiry_s: int) -> Ruling:
         expires_in_s=rule.expires_in_s or default_expiry_s,
         doors=rule.doors,
         fresh_login_s=rule.fresh_login_s,
+        remind_after_s=rule.remind_after_s,
+        escalate_after_s=rule.escalate_after_s,
+        escalate_to=rule.escalate_to,
     )
 
 
 def _stricter(one: Ruling, other: Ruling) -> Ruling:
-    """Return the stricter verdict under the stricter terms; `other`, an admin's word, names the approvers."""
+    """Return the stricter verdict under the stricter terms; `other`, an admin's word, names who decides and when."""
     return Ruling(
         verdict=max(one.verdict, other.verdict, key=_STRICTNESS.index),
         approvers=other.approvers,
@@ -211,6 +231,9 @@ def _stricter(one: Ruling, other: Ruling) -> Ruling:
         expires_in_s=min(one.expires_in_s, other.expires_in_s),
         doors=doors.both(one.doors, other.doors),
         fresh_login_s=doors.sooner(one.fresh_login_s, other.fresh_login_s),
+        remind_after_s=other.remind_after_s,
+        escalate_after_s=other.escalate_after_s,
+        escalate_to=other.escalate_to,
     )
 
 
@@ -250,12 +273,23 @@ def _is_username(entry: str) -> bool:
 def has_standing(
     by: Principal, approval: Approval, *, approvers: Collection[str], groups: Mapping[str, Collection[str]]
 ) -> bool:
-    """Return whether a person may decide this approval: those its tool names, else APPROVERS and the approver role."""
-    if approval.approvers is not None:
-        return may_decide(by, approval.approvers, groups=groups)
-    if by.role is Role.APPROVER and not by.disabled and not by.external:
-        return True
-    return may_decide(by, approvers, groups=groups)
+    """Return whether a person may decide this approval: those its tool names, else APPROVERS and the approver role;
+    and whom it was escalated to."""
+    return may_decide(by, entries(approval, approvers), groups=groups)
+
+
+def entries(approval: Approval, approvers: Collection[str]) -> tuple[str, ...]:
+    """Return the entries that give standing on an approval now."""
+    named = approval.approvers
+    by_default = (*approvers, f"{ROLE_PREFIX}{Role.APPROVER}")
+    return (*(by_default if named is None else named), *approval.escalated)
+
+
+def terms_now(approval: Approval, asked_now: Ruling | None) -> list[Approval]:
+    """Return the approval under each set of terms that must hold when its call runs: its own, and those of today."""
+    if asked_now is None or (approval.is_overruled and asked_now.approvers == approval.overruled):
+        return [approval]
+    return [approval, replace(approval, approvers=asked_now.approvers, escalate_to=asked_now.escalate_to or ())]
 
 
 def settle(
@@ -278,8 +312,7 @@ def settle(
     if approval.status is ApprovalStatus.EXPIRED:
         raise ApprovalExpired(_TOO_LATE)
     if approval.is_settled:
-        who = f" by {approval.decided_by.display_name or approval.decided_by.username}" if approval.decided_by else ""
-        raise AlreadySettled(f"This was already {approval.status}{who}.", approval)
+        raise already(approval)
     if approval.four_eyes and decision is Decision.APPROVE and by.user_id == approval.requested_by.user_id:
         raise OwnRequest("Someone else must approve what you asked for.")
     if now >= approval.expires_at:
@@ -292,6 +325,20 @@ def settle(
     if len(valid_approvals(voted)) >= voted.quorum:
         return replace(voted, status=ApprovalStatus.APPROVED, decided_by=by.person, decided_at=now, reason=reason)
     return voted
+
+
+def already(approval: Approval) -> AlreadySettled:
+    """Return the refusal of whoever comes after the decision."""
+    who = f" by {approval.decided_by.display_name or approval.decided_by.username}" if approval.decided_by else ""
+    return AlreadySettled(f"This was already {approval.status}{who}.", approval)
+
+
+def require_open(approval: Approval, *, now: datetime) -> None:
+    """Raise ApprovalExpired or AlreadySettled where there is nothing left to decide."""
+    if approval.status is ApprovalStatus.EXPIRED or (not approval.is_settled and now >= approval.expires_at):
+        raise ApprovalExpired(_TOO_LATE)
+    if approval.is_settled:
+        raise already(approval)
 
 
 def valid_approvals(approval: Approval) -> list[Vote]:

@@ -11,12 +11,14 @@ import rfc8785
 from agent import attachments
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.types import (
+    Action,
     Approval,
     ApprovalStatus,
     Decision,
     Door,
     ExecutionStatus,
     InvalidArguments,
+    Resolution,
     Vote,
 )
 from agent.errors import NotFound
@@ -91,6 +93,9 @@ async def insert(
         float(ruling.expires_in_s),
         list(ruling.doors) if ruling.doors is not None else None,
         ruling.fresh_login_s,
+        ruling.remind_after_s,
+        ruling.escalate_after_s,
+        list(ruling.escalate_to) if ruling.escalate_to else None,
     )
 
 
@@ -130,6 +135,11 @@ async def lock_session(tx: Tx, approval_id: UUID) -> None:
         raise ApprovalNotFound
 
 
+async def clock(tx: Tx) -> datetime:
+    """Return the time by which everybody is early or late: the database's."""
+    return await tx.fetchval(sql.clock)
+
+
 async def of_turn(tx: Tx, turn_id: UUID, status: ApprovalStatus = ApprovalStatus.PENDING) -> list[Approval]:
     return [_approval(row) for row in await tx.fetch(sql.of_turn, turn_id, status.value)]
 
@@ -154,7 +164,7 @@ async def list_by_status(
 
 
 async def save(tx: Tx, before: Approval, after: Approval) -> None:
-    """Write what a decision changed: the approval's row, and the vote that is new in it."""
+    """Write what a decision changed: the approval's row, and the votes that are new in it or gone from it."""
     await tx.execute(
         sql.save,
         after.approval_id,
@@ -165,6 +175,9 @@ async def save(tx: Tx, before: Approval, after: Approval) -> None:
         after.decided_at,
         after.reason,
     )
+    voters = {vote.by.user_id for vote in after.votes}
+    if gone := [vote.by.user_id for vote in before.votes if vote.by.user_id not in voters]:
+        await tx.execute(sql.drop_votes, after.approval_id, gone)
     for vote in after.votes:
         if vote not in before.votes:
             await tx.execute(
@@ -202,7 +215,7 @@ def _approval(row: Any) -> Approval:
         result=row["result"],
         quorum=row["quorum"],
         four_eyes=row["four_eyes"],
-        approvers=tuple(row["approvers"]) if row["approvers"] is not None else None,
+        approvers=_entries(row["approvers"]),
         decided_by=_decider(row),
         decided_at=row["decided_at"],
         reason=row["reason"],
@@ -213,7 +226,16 @@ def _approval(row: Any) -> Approval:
         fresh_login_s=row["fresh_login_s"],
         unsandboxed=extras.get("unsandboxed"),
         attachments=attachments.of_extras(extras.get("attachments")),
+        escalate_to=tuple(row["escalate_to"] or ()),
+        escalated_at=row["escalated_at"],
+        is_overruled=row["overruled"] is not None,
+        overruled=_entries((row["overruled"] or {}).get("approvers")),
+        resolutions=tuple(_resolution(word) for word in row["resolutions"] or ()),
     )
+
+
+def _entries(named: list[str] | None) -> tuple[str, ...] | None:
+    return None if named is None else tuple(named)
 
 
 def _decider(row: Any) -> Person | None:
@@ -222,9 +244,23 @@ def _decider(row: Any) -> Person | None:
     return Person(row["decided_by"], row["decider_username"], row["decider_display_name"], row["decider_chat_user"])
 
 
+def _person(found: dict[str, Any]) -> Person:
+    return Person(UUID(found["user_id"]), found["username"], found["display_name"], found["chat_user"])
+
+
+def _resolution(word: dict[str, Any]) -> Resolution:
+    return Resolution(
+        resolution_id=UUID(word["resolution_id"]),
+        by=_person(word),
+        action=Action(word["action"]),
+        reason=word["reason"],
+        at=datetime.fromisoformat(word["at"]),
+    )
+
+
 def _vote(vote: dict[str, Any]) -> Vote:
     return Vote(
-        by=Person(UUID(vote["user_id"]), vote["username"], vote["display_name"], vote["chat_user"]),
+        by=_person(vote),
         decision=Decision(vote["decision"]),
         reason=vote["reason"],
         args_digest=vote["args_digest"],

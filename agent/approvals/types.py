@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from agent.errors import Conflict, Expired, Invalid, NotAllowed
@@ -61,12 +61,42 @@ class Vote:
     """When the person had last entered a password; None for keys, service tokens, and doors without passwords."""
 
 
+class Action(StrEnum):
+    """What one person says of a call whose outcome is unknown."""
+
+    RUN_AGAIN = "run_again"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """One person's word on an unknown outcome."""
+
+    resolution_id: UUID
+    by: Person
+    action: Action
+    reason: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Approver:
+    """An approver entry as people read it; `chat` is what a chat platform mentions it by."""
+
+    kind: Literal["user", "group", "role"]
+    id: str
+    name: str
+    chat: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Approval:
     """The human decision that one tool call needs, bound to tool, schema hash and exact arguments.
 
     `args` is what will run, parsed from the stored canonical JSON whose SHA-256 is `args_digest`; `args_proposed` is
-    what was asked for. `approvers` are entries as in APPROVERS, or None for whoever may decide by default.
+    what was asked for. `approvers` are entries as in APPROVERS, or None for whoever may decide by default; `deciders`
+    are the same with those that it was escalated to, for people to read.
     """
 
     approval_id: UUID
@@ -100,10 +130,22 @@ class Approval:
     unsandboxed: str | None = None
     """What of a whole sandbox the tool runs without where it runs now, as words."""
     attachments: tuple[Shown, ...] = field(default_factory=tuple)
+    escalate_to: tuple[str, ...] = ()
+    escalated_at: datetime | None = None
+    is_overruled: bool = False
+    """An admin gave this approval approvers of its own, over what policy said: `overruled`."""
+    overruled: tuple[str, ...] | None = None
+    resolutions: tuple[Resolution, ...] = ()
+    deciders: tuple[Approver, ...] = ()
 
     @property
     def is_settled(self) -> bool:
         return self.status is not ApprovalStatus.PENDING
+
+    @property
+    def escalated(self) -> tuple[str, ...]:
+        """The entries that have standing since it was escalated."""
+        return self.escalate_to if self.escalated_at is not None else ()
 
 
 class NotAnApprover(NotAllowed):

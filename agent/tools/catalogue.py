@@ -211,6 +211,9 @@ async def save_row(
         _written(rule.when),
         list(rule.doors) if rule.doors is not None else None,
         rule.fresh_login_s,
+        rule.remind_after_s,
+        rule.escalate_after_s,
+        list(rule.escalate_to) if rule.escalate_to else None,
     )
     if user_id is None:
         return await tx.fetchval(sql.save_default, *values)
@@ -230,6 +233,9 @@ def _beneath(rule: Rule | None) -> dict[str, Any] | None:
         "doors": list(rule.doors) if rule.doors is not None else None,
         "fresh_login_s": rule.fresh_login_s,
         "rules": _written(rule.when),
+        "remind_after_s": rule.remind_after_s,
+        "escalate_after_s": rule.escalate_after_s,
+        "escalate_to": list(rule.escalate_to) if rule.escalate_to else None,
     }
 
 
@@ -270,4 +276,8 @@ def _rule(row: Any, conditions: tuple[When, ...]) -> Rule:
         doors=tuple(Door(door) for door in row["doors"]) if row["doors"] is not None else None,
         fresh_login_s=row["fresh_login_s"],
         when=conditions,
+        # A rule kept beneath another since before these were known has none of them.
+        remind_after_s=row.get("remind_after_s"),
+        escalate_after_s=row.get("escalate_after_s"),
+        escalate_to=tuple(row.get("escalate_to") or ()) or None,
     )

@@ -3,11 +3,13 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
 
 from agent.approvals.types import ApprovalStatus, Decision
-from api.door import Actor, CameBy, Cursor, IdempotencyKey, Limit, Service, guarded_router
+from api.door import Actor, CameBy, Cursor, IdempotencyKey, Known, Limit, Service, door_of, guarded_router
+from api.identity import allow
 from api.problems import documented
+from api.quotas import EXECUTES
 from api.schemas import ApprovalOut, ApproveIn, AskIn, ListOut, RejectIn, listed
 
 router = guarded_router("/api/approvals", "approvals", writing="approve")
@@ -55,7 +57,7 @@ async def ask(
     return ApprovalOut.of(approval)
 
 
-@router.get("/{approval_id}", summary="Read an approval", operation_id="read_approval")
+@router.get("/{approval_id:uuid}", summary="Read an approval", operation_id="read_approval")
 async def read(service: Service, actor: Actor, approval_id: UUID) -> ApprovalOut:
     return ApprovalOut.of(await service.read_approval(approval_id, by=actor))
 
@@ -93,7 +95,8 @@ async def approve(
 @router.post(
     "/{approval_id}/reject",
     summary="Reject a call",
-    description="One rejection settles it; the model hears the reason and goes on without the call.",
+    description="One rejection settles it; the model hears the reason and goes on without the call. `instead` becomes "
+    "the session's next message, as if you had sent it; a token needs the scope `chat` for it.",
     operation_id="reject",
     responses=documented(409, 410),
 )
@@ -105,10 +108,19 @@ async def approve(
     responses=documented(409, 410),
 )
 async def reject(
-    service: Service, actor: Actor, came: CameBy, approval_id: UUID, body: RejectIn | None = None
+    service: Service, caller: Known, came: CameBy, approval_id: UUID, request: Request, body: RejectIn | None = None
 ) -> ApprovalOut:
     said = body or RejectIn()
+    if said.instead is not None:
+        allow(caller, "chat")
+        door_of(request).take(EXECUTES, caller.principal)
     settled = await service.decide_approval(
-        approval_id, Decision.REJECT, by=actor, reason=said.reason, expected_digest=said.args_digest, **came
+        approval_id,
+        Decision.REJECT,
+        by=caller.principal,
+        reason=said.reason,
+        expected_digest=said.args_digest,
+        instead=said.instead,
+        **came,
     )
     return ApprovalOut.of(settled)

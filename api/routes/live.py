@@ -160,6 +160,9 @@ class _Line:
             self._door.take(EXECUTES, by)
             await submit(self._service, self._session_id, command.message, by=by, key=command.idempotency_key)
         elif isinstance(command, DecideCommand):
+            if command.instead is not None:
+                allow(caller, "chat")
+                self._door.take(EXECUTES, by)
             await self._service.decide_approval(
                 command.approval_id,
                 Decision(command.type),
@@ -169,6 +172,7 @@ class _Line:
                 expected_digest=command.args_digest,
                 door=DecisionDoor.WEB if self._credential.is_cookie else DecisionDoor.API,
                 login_at=caller.login_at,
+                instead=command.instead,
             )
         elif await self._service.cancel_turn(self._session_id, by=by) is None:
             raise Problem(409, "nothing_running", "Nothing is running in this session.")

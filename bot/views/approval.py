@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 
 from agent.approvals import doors
+from agent.approvals.life import SAID
 from agent.approvals.policy import valid_approvals
-from agent.approvals.types import Approval, ApprovalStatus, Decision, Door, ExecutionStatus, Vote
+from agent.approvals.types import Approval, ApprovalStatus, Decision, Door, ExecutionStatus, Resolution, Vote
 from agent.types import Person
 from bot import mrkdwn
 from bot.payloads import APPROVE, EDIT, REJECT, REJECT_REASON, REVIEW, SEEN, SHOW_ARGUMENTS
@@ -15,6 +16,7 @@ from bot.views.changes import changes
 from bot.views.result import first_lines, unsandboxed_note
 
 _DIGEST_SHOWN = 12
+_DECIDERS_SHOWN = 20
 HEADS = {
     ApprovalStatus.PENDING: "Approval needed",
     ApprovalStatus.APPROVED: "Approved",
@@ -96,6 +98,7 @@ def _open(approval: Approval, room: Room) -> list[Block]:
         *notes(approval, room),
         {"type": "actions", "block_id": seen_block(approval), "elements": offered(approval, room)},
         *_votes(approval),
+        *_who(approval),
         terms(approval),
     ]
 
@@ -129,6 +132,15 @@ def terms(approval: Approval) -> Block:
     return footnote(" · ".join(said))
 
 
+def _who(approval: Approval) -> list[Block]:
+    """Who can decide, by name: a card that is drawn again and again pings nobody."""
+    if not approval.deciders:
+        return []
+    names = [mrkdwn.escape(mrkdwn.cut(approver.name, 80)) for approver in approval.deciders[:_DECIDERS_SHOWN]]
+    more = len(approval.deciders) - len(names)
+    return [footnote("Can be decided by: " + ", ".join(names) + (f" and {more} more" if more else ""))]
+
+
 def _votes(approval: Approval) -> list[Block]:
     return [footnote(vote_shown(approval, vote)) for vote in approval.votes[-10:]]
 
@@ -146,21 +158,30 @@ def _outcome(approval: Approval) -> list[Block]:
     blocks: list[Block] = []
     if approval.decided_by is not None:
         when = f" {moment(approval.decided_at)}" if approval.decided_at else ""
-        blocks.append(ours(f"{HEADS[approval.status]} by {person(approval.decided_by)}{when}"))
+        word = "Cancelled" if approval.status is ApprovalStatus.CANCELLED else HEADS[approval.status]
+        blocks.append(ours(f"{word} by {person(approval.decided_by)}{when}"))
     if approval.reason:
         blocks.append(rich(line(run("Reason: ", bold=True), run(_short(approval.reason)))))
     if approval.execution in EXECUTIONS:
         blocks.append(ours(EXECUTIONS[approval.execution]))
+    blocks += [footnote(_resolution(word)) for word in approval.resolutions[-5:]]
     if approval.result and approval.execution not in (ExecutionStatus.NONE, ExecutionStatus.RUNNING):
         blocks.append(rich(box(first_lines(approval.result))))
     others = _votes(approval) if approval.quorum > 1 else []
     return [*blocks, *others, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
 
 
+def _resolution(word: Resolution) -> str:
+    reason = f": {mrkdwn.escape(mrkdwn.cut(word.reason, 200))}" if word.reason else ""
+    return f"{person(word.by)} {SAID[word.action]} {moment(word.at)}{reason}"
+
+
 def _summary(approval: Approval) -> str:
     who = approval.decided_by if approval.is_settled and approval.decided_by else approval.requested_by
     joint = "by" if who is approval.decided_by else "asked for by"
     name = mrkdwn.escape(who.display_name or who.username)
+    if approval.status is ApprovalStatus.CANCELLED and approval.decided_by:
+        return f"Cancelled: {mrkdwn.escape(approval.tool_name)}, by {name}"
     return f"{HEADS[approval.status]}: {mrkdwn.escape(approval.tool_name)}, {joint} {name}"
 
 

@@ -35,3 +35,22 @@ SELECT tool_call_id, approval_id, status, result, runs FROM executions WHERE ses
 
 -- name: attach
 UPDATE executions SET approval_id = $3 WHERE session_id = $1 AND tool_call_id = $2;
+
+-- name: claim_resolved
+-- The one way to a second claim of a call whose outcome is unknown: a person's word, spent here, for this digest.
+WITH word AS (
+     UPDATE resolutions SET claimed_at = clock_timestamp()
+      WHERE turn_id = $3 AND claimed_at IS NULL AND args_digest = $4
+     RETURNING approval_id)
+UPDATE executions e SET status = 'running', runs = e.runs + 1, turn_id = $3, claimed_at = now(), result = NULL,
+       finished_at = NULL
+  FROM word
+ WHERE e.session_id = $1 AND e.tool_call_id = $2 AND e.approval_id = word.approval_id
+   AND e.status = 'outcome_unknown' AND e.args_digest = $4
+RETURNING e.runs;
+
+-- name: resolve
+-- What a person found out about a call.
+UPDATE executions SET status = $3, result = $4, finished_at = now()
+ WHERE session_id = $1 AND tool_call_id = $2 AND status = 'outcome_unknown'
+RETURNING approval_id;

@@ -42,3 +42,18 @@ SELECT members, fetched_at > now() - make_interval(secs => $2) AS fresh FROM use
 -- name: save_group
 INSERT INTO usergroups (group_id, members, fetched_at) VALUES ($1, $2, now())
 ON CONFLICT (group_id) DO UPDATE SET members = EXCLUDED.members, fetched_at = EXCLUDED.fetched_at;
+
+-- name: named
+-- Who approver entries name: by username, or by chat id.
+SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external
+  FROM users WHERE lower(username) = ANY($1::text[])
+UNION
+SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external
+  FROM users WHERE slack_user_id = ANY($2::text[]);
+
+-- name: of_role
+-- People of a role whom a chat platform can mention.
+SELECT user_id, username, role, disabled, display_name, slack_team_id, slack_user_id, external
+  FROM users
+ WHERE role <> 'member' AND role = $1 AND slack_user_id IS NOT NULL AND NOT disabled AND NOT external
+ ORDER BY username LIMIT 25;

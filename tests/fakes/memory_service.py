@@ -222,6 +222,7 @@ class MemoryService:
         expected_digest: str | None = None,
         door: Door | None = None,
         login_at: datetime | None = None,
+        instead: str | None = None,
     ) -> Approval:
         approval = await self.read_approval(approval_id, by=by)
         now = datetime.now(UTC)
@@ -250,6 +251,8 @@ class MemoryService:
         )
         self.approvals[approval_id] = settled
         self._settled(settled)
+        if instead is not None:
+            await self.submit_message(settled.session_id, instead, by=by)
         return settled
 
     async def ask_approval(

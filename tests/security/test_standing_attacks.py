@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from agent.accounts import LinkRefused, WrongCredentials
+from agent.approvals.people import UnknownApprover
 from agent.approvals.policy import Rule
 from agent.approvals.types import ChangedMeanwhile
 from agent.authentication import BadTokenName
 from agent.house import OutsidersMayNotChat
 from agent.ports import ChatProfile
 from agent.throttle import TooMany
-from agent.toolbox import UnknownApprover
 from agent.turns import IdempotencyKeyReused
 from agent.types import Address, ChatUser, Role, ThreadKey, TurnStatus
 from tests.integration.conftest import ADMIN, ALICE, CAROL, Floor, floor, running

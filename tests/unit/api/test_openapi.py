@@ -26,6 +26,12 @@ GET /api/approvals
 GET /api/approvals/{approval_id}
 POST /api/approvals/{approval_id}/approve
 POST /api/approvals/{approval_id}/reject
+POST /api/approvals/batch
+POST /api/approvals/{approval_id}/withdraw
+POST /api/approvals/{approval_id}/cancel
+POST /api/approvals/{approval_id}/extend
+POST /api/approvals/{approval_id}/reassign
+POST /api/approvals/{approval_id}/resolve
 POST /api/users
 POST /api/users/login
 POST /api/users/logout

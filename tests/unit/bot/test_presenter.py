@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import json
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 
-from agent.approvals.types import ApprovalStatus, Decision, ExecutionStatus, Vote
+from agent.approvals.types import Action, ApprovalStatus, Approver, Decision, ExecutionStatus, Resolution, Vote
 from agent.types import EventKind, Person
 from bot.check import NEEDED_SCOPES
 from bot.client import web_client
@@ -396,3 +397,106 @@ async def test_arguments_too_large_for_slack_come_as_a_file_and_are_decided_else
     (upload,) = stage.slack.uploads.values()
     assert json.dumps(args["script"]) in upload.content.decode()
     assert file["files"][0]["id"] == upload.file_id
+
+
+CARLA = {"kind": "user", "id": "U0CAROL", "name": "Carol", "chat": "U0CAROL"}
+OPS_GROUP = {"kind": "group", "id": "S0OPS", "name": "S0OPS", "chat": "S0OPS"}
+HOSTILE = {"kind": "user", "id": "<!channel>", "name": "<!channel> <@U0ALICE>", "chat": None}
+
+
+def mentioned(stage, message):
+    return {ping for ping in stage.slack.pings(message) if not ping.startswith("<!date^")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (EventKind.APPROVAL_REMINDED, "still waits for your decision"),
+        (EventKind.APPROVAL_ESCALATED, "so you are asked now"),
+    ],
+)
+async def test_those_who_are_waited_for_are_mentioned_and_nobody_else(stage, kind, words):
+    approval = stage.open(tool_name="restart <!here>")
+    stage.tell(kind, approval_id=str(approval.approval_id), to=[CARLA, OPS_GROUP, HOSTILE])
+    await stage.delivered()
+    _, message = stage.said
+    assert words in stage.slack.rendered(message)
+    assert mentioned(stage, message) == {"<!subteam^S0OPS>", "<@U0CAROL>"}
+
+
+@pytest.mark.parametrize("chat", ["U0CAROL|<!channel>", "channel", "!here", "C0OPS", "u0carol"])
+async def test_what_is_no_id_of_slacks_is_never_mentioned(stage, chat):
+    approval = stage.open()
+    stage.tell(
+        EventKind.APPROVAL_REMINDED, approval_id=str(approval.approval_id), to=[{**CARLA, "chat": chat}, OPS_GROUP]
+    )
+    await stage.delivered()
+    assert mentioned(stage, stage.said[1]) == {"<!subteam^S0OPS>"}
+
+
+async def test_nobody_is_reminded_of_what_was_decided_meanwhile(stage):
+    approval = stage.open()
+    stage.service.change(approval.approval_id, status=ApprovalStatus.REJECTED, decided_at=NOW)
+    stage.tell(EventKind.APPROVAL_REMINDED, approval_id=str(approval.approval_id), to=[CARLA])
+    await stage.delivered()
+    assert len(stage.said) == 1
+
+
+async def test_a_card_names_who_can_decide_without_calling_them(stage):
+    stage.open(
+        deciders=(
+            Approver("user", "U0CAROL", "Carol <!channel>", "U0CAROL"),
+            Approver("role", "role:approver", "everyone with the role approver"),
+        )
+    )
+    await stage.delivered()
+    (card,) = stage.said
+    assert "Can be decided by: Carol <!channel>, everyone with the role approver" in stage.slack.rendered(card)
+    assert mentioned(stage, card) == {f"<@{ALICE}>"}
+
+
+async def test_what_a_person_found_out_stands_on_the_card_and_in_the_thread(stage):
+    word = Resolution(uuid4(), Person(uuid4(), "bob", None, "U0BOB"), Action.DONE, "looked <!here>", NOW)
+    approval = stage.open(
+        status=ApprovalStatus.APPROVED,
+        execution=ExecutionStatus.SUCCEEDED,
+        result="it is up <!channel>",
+        decided_at=NOW,
+        resolutions=(word,),
+    )
+    stage.tell(
+        EventKind.APPROVAL_RESOLVED,
+        approval_id=str(approval.approval_id),
+        resolution_id=str(word.resolution_id),
+        action="done",
+    )
+    await stage.delivered()
+    for message in stage.said:
+        shown = stage.slack.rendered(message)
+        assert "said that it was done" in shown
+        assert "it is up" in shown
+        assert mentioned(stage, message) - {f"<@{ALICE}>"} == {"<@U0BOB>"}
+
+
+async def test_a_cancelled_card_says_by_whom(stage):
+    alice = Person(uuid4(), "alice", "Alice", ALICE)
+    stage.open(status=ApprovalStatus.CANCELLED, decided_by=alice, decided_at=NOW, reason="no need")
+    await stage.delivered()
+    (card,) = stage.read
+    assert f"Cancelled by <@{ALICE}>" in card
+    assert "no need" in card
+
+
+async def test_what_comes_instead_of_a_rejected_call_is_read_in_the_thread(stage):
+    stage.tell(
+        EventKind.TURN_QUEUED,
+        text="look at the logs <!channel>",
+        by={"user_id": str(uuid4()), "username": "bob"},
+        chat="U0BOB",
+        waits=False,
+        instead_of=str(uuid4()),
+    )
+    await stage.delivered()
+    (message,) = stage.said
+    assert "wants this instead" in stage.slack.rendered(message)
+    assert mentioned(stage, message) == {"<@U0BOB>"}

@@ -1,0 +1,47 @@
+"""People's words on unknown outcomes, as rows."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from agent.approvals.types import Action
+from db import queries
+from db.database import Tx
+
+sql = queries.load("resolutions")
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """That a call runs again: who said so, and of which arguments. Not spent yet."""
+
+    resolution_id: UUID
+    approval_id: UUID
+    resolved_by: UUID
+    args_digest: str
+    at: datetime
+
+
+async def insert(
+    tx: Tx,
+    *,
+    resolution_id: UUID,
+    approval_id: UUID,
+    action: Action,
+    resolved_by: UUID,
+    reason: str | None,
+    args_digest: str,
+    turn_id: UUID | None,
+) -> None:
+    await tx.execute(sql.insert, resolution_id, approval_id, action.value, resolved_by, reason, args_digest, turn_id)
+
+
+async def of_turn(tx: Tx, turn_id: UUID) -> Word | None:
+    """Return the word that a turn was made for, while it is not spent."""
+    row = await tx.fetchrow(sql.of_turn, turn_id)
+    return Word(**dict(row)) if row else None
+
+
+async def is_under_way(tx: Tx, approval_id: UUID) -> bool:
+    """Return whether the call is about to run again."""
+    return await tx.fetchval(sql.under_way, approval_id)
