@@ -168,6 +168,13 @@ class Accounts(Part):
         token = self._house.signer.sign(row["user_id"], row["token_version"], now=datetime.now(UTC))
         return AccessToken(token, int(LIFE.total_seconds()))
 
+    async def note_console_login(self, *, with_key: bool, let_in: bool, address: str) -> None:
+        """Write down that somebody was, or was not, let into the console, with the API key or the link for one time."""
+        data = {"address": address, "console": "api_key" if with_key else "link"}
+        actor, kind = (users.API_KEY_USER, Kind.LOGIN) if let_in else (None, Kind.LOGIN_FAILED)
+        async with self._database.transaction() as tx:
+            await audit.record(tx, kind, actor=actor, subject=users.API_KEY_USER, data=data)
+
     async def _note_login(self, actor: UUID | None, subject: UUID | str, kind: Kind, address: str) -> None:
         async with self._database.transaction() as tx:
             await audit.record(tx, kind, actor=actor, subject=subject, data={"address": address})

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     """What is told of."""
 
     APPROVAL_OPENED = "approval.opened"
+    APPROVAL_SHOWN = "approval.shown"
     APPROVAL_VOTED = "approval.voted"
     APPROVAL_SETTLED = "approval.settled"
     APPROVAL_WITHDRAWN = "approval.withdrawn"
@@ -29,6 +30,7 @@ class Kind(StrEnum):
     APPROVAL_RESOLVED = "approval.resolved"
     QUESTION_OPENED = "question.opened"
     QUESTION_SETTLED = "question.settled"
+    CALL_DENIED = "call.denied"
     EXECUTION_STARTED = "execution.started"
     EXECUTION_FINISHED = "execution.finished"
     POLICY_SET = "policy.set"
@@ -70,7 +72,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check of the chain found; `wrong` names the first entry that isn't what was written."""
+    """What a check of the chain found; `wrong` names the first entry that isn't what was written, or isn't there."""
 
     ok: bool
     entries: int
@@ -80,8 +82,16 @@ class Verdict:
 
 async def record(tx: Tx, kind: Kind, *, actor: UUID | None, subject: UUID | str, data: Mapping[str, Any]) -> None:
     """Append one entry. It takes the one lock that all writers share: call it last in the transaction."""
-    body = json.dumps(dict(data), sort_keys=True, separators=(",", ":"), default=str)
-    await tx.execute(sql.append, kind.value, actor, str(subject), body)
+    await tx.execute(sql.append, kind.value, actor, str(subject), _body(data))
+
+
+async def record_once(tx: Tx, kind: Kind, *, actor: UUID | None, subject: UUID | str, data: Mapping[str, Any]) -> None:
+    """Append one entry, unless the same one is there."""
+    await tx.execute(sql.append_once, kind.value, actor, str(subject), _body(data))
+
+
+def _body(data: Mapping[str, Any]) -> str:
+    return json.dumps(dict(data), sort_keys=True, separators=(",", ":"), default=str)
 
 
 async def read(
@@ -115,18 +125,40 @@ def _entry(r: Any) -> Entry:
 
 
 async def verify(database: Database) -> Verdict:
-    """Compute the whole chain again, part by part."""
+    """Compute the whole chain again, part by part, as it stands at one instant."""
+    async with (
+        database.connection() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        return await _check(connection)
+
+
+async def _check(tx: Tx) -> Verdict:
+    head = await tx.fetchrow(sql.head)
+    if head is None:
+        return Verdict(False, 0, None, "The row that says where the log ends is missing.")
+    if head["first_id"] is not None and head["first_id"] < 1:
+        return Verdict(False, 0, head["first_id"], "This entry was not written here: the log starts at 1.")
     last, before, checked = 0, b"\x00", 0
-    async with database.connection() as connection:
-        head = await connection.fetchrow(sql.head)
-        while last < head["id"]:
-            part = await connection.fetchrow(sql.check_part, last, _PART, before)
-            if part["wrong"] is not None:
-                reason = "This entry, or the one before it, is not what was written."
-                return Verdict(False, checked, part["wrong"], reason)
-            if part["last"] is None:
-                return Verdict(False, checked, last + 1, "The end of the log is missing from this entry on.")
-            last, before, checked = part["last"], part["last_hash"], checked + part["checked"]
-    if last == head["id"] and before != head["hash"]:
+    while (part := await tx.fetchrow(sql.check_part, last, _PART, before))["checked"]:
+        if (wrong := part["wrong"]) is not None:
+            if wrong > head["id"]:
+                break
+            reason = "This entry is missing." if wrong == part["missing"] else "This entry is not what was written."
+            return Verdict(False, checked, wrong, reason)
+        last, before, checked = part["last"], part["last_hash"], checked + part["checked"]
+    if last < head["id"]:
+        return Verdict(False, checked, last + 1, "The end of the log is missing from this entry on.")
+    if last > head["id"] or part["checked"]:
+        return Verdict(False, checked, head["id"] + 1, "This entry was not written here: the log ends before it.")
+    if before != head["hash"]:
         return Verdict(False, checked, last, "The last entry is not the one that was written.")
     return Verdict(True, checked)
+
+
+async def powers(database: Database) -> tuple[str, str | None]:
+    """Return the service's role, and how it could change the log, or None where it can only append."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(sql.powers)
+    how = "is a superuser" if row["is_superuser"] else "owns it" if row["owns"] else None
+    return row["role"], how or ("may write its tables" if row["writes"] else None)

@@ -132,6 +132,16 @@ class Decisions(Part):
             raise ApprovalNotFound
         return found
 
+    async def note_shown(
+        self, approval_id: UUID, *, door: str, form: str, args_digest: str, rendered_digest: str, to: ChatUser | None
+    ) -> None:
+        """Write down what a door showed of a call that waits: once for each thing that it looked like, and for each
+        person where only one saw it."""
+        data = {"door": door, "form": form, "args_digest": args_digest, "rendered_digest": rendered_digest}
+        async with self._database.transaction() as tx:
+            seen_by = (await users.of_chat(tx, to)).user_id if to else None
+            await audit.record_once(tx, Kind.APPROVAL_SHOWN, actor=seen_by, subject=approval_id, data=data)
+
     async def decide_approval(
         self,
         approval_id: UUID,

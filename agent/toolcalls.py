@@ -165,7 +165,9 @@ class ToolCalls:
         default, own = await catalogue.rows(tx, tool.spec.tool_id, run.requester.user_id)
         ruling = self._ruling(args, tool, default, own)
         if ruling.verdict is Verdict.DENY:
-            return await self._refused(tx, run, call, f"Policy denies {tool.spec.name} here. Don't try it again.")
+            refused = await self._refused(tx, run, call, f"Policy denies {tool.spec.name} here. Don't try it again.")
+            await self._note(tx, run, call, Kind.CALL_DENIED, tool.spec.name, None, digest=store.digest(canonical))
+            return refused
         if ruling.verdict is Verdict.AUTO:
             return await self._claim(tx, run, call, tool, args, approval=None)
         approval_id = uuid4()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from benchmarks import growth, policy, rest, scaling, slack, starting, tools, turns
+from benchmarks import dojo, growth, policy, rest, scaling, slack, starting, tools, turns
 from benchmarks.database import Server, server
 from benchmarks.figures import Figure, table
 from benchmarks.subject import quiet
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Server], Awaitable[list[Figure]]]] = {
     "calls": tools.calls,
     "servers": tools.many,
     "hostile": tools.hostile,
+    "agentdojo": dojo.against_attacks,
 }
 
 
@@ -43,7 +44,7 @@ async def run(names: list[str]) -> bool:
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
             try:
-                async with asyncio.timeout(180):
+                async with asyncio.timeout(300):
                     found += await BENCHMARKS[name](postgres)
             except Exception as error:
                 found.append(Figure(name, f"not measured: {type(error).__name__}: {error}", holds=False))

@@ -1,5 +1,6 @@
 """Which approvals share a card: those of one answer, opened while others of it still wait."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -96,6 +97,9 @@ class Cards:
     async def _show(self, session_id: UUID, place: Place, approvals: list[Approval], card: Rendered) -> None:
         keep = any(not approval.is_settled for approval in approvals)
         await self._poster.show(session_id, place, _key(str(approvals[0].approval_id)), card, keep=keep)
+        for approval in approvals:
+            if not approval.is_settled:
+                await self._note(approval, "card", card.digest)
 
     async def _file(self, session_id: UUID, place: Place, approval: Approval) -> None:
         key, text = f"arguments:{approval.approval_id}", arguments.as_text(approval)
@@ -104,6 +108,18 @@ class Cards:
             await self._poster.uploads.share(session_id, place, key, filename=name, content=text.encode())
         except Unfit as error:
             log.warning("approval.file_refused", approval_id=str(approval.approval_id), reason=str(error))
+            return
+        await self._note(approval, "file", hashlib.sha256(text.encode()).hexdigest())
+
+    async def _note(self, approval: Approval, form: str, rendered_digest: str) -> None:
+        await self._service.note_shown(
+            approval.approval_id,
+            door="slack",
+            form=form,
+            args_digest=approval.args_digest,
+            rendered_digest=rendered_digest,
+            to=None,
+        )
 
 
 def _key(first: str) -> str:

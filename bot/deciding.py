@@ -67,20 +67,20 @@ class Deciding:
             log.info("approval.click_refused", approval_id=str(named.approval_id), code=error.code)
             raise
 
-    async def modal(self, click: Click) -> Block:
-        """Return the modal that a button opens."""
+    async def modal(self, click: Click) -> tuple[Block, Approval]:
+        """Return the modal that a button opens, and the approval that it shows."""
         approval = await self._found(click, click.named[0].approval_id)
         if click.action == payloads.SHOW_ARGUMENTS:
-            return review_modal(approval)
+            return review_modal(approval), approval
         if approval.is_settled:
             raise AlreadySettled(f"This is already {approval.status}.", approval)
         if click.action == payloads.REJECT_REASON:
-            return reason_modal(approval)
+            return reason_modal(approval), approval
         form, _ = await self._form(approval, click.by)
         view = edit_modal(approval, form)
         if view is None:
             raise Invalid(TOO_LARGE)
-        return view
+        return view, approval
 
     async def submitted(self, sent: Submission) -> Answer | None:
         """Take a submitted modal to the service, and return what to answer Slack."""

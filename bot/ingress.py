@@ -22,6 +22,7 @@ from bot.deciding import Deciding
 from bot.errands import Errands
 from bot.payloads import Click, Filled, Incoming, Parsed, PinClick, Place, QuestionClick, Stop, Submission
 from bot.views import question as question_view
+from bot.views.blocks import digest
 from bot.views.refusal import BAD_PIN, BAD_QUESTION, COULD_NOT_OPEN, refusal, refusal_modal
 
 if TYPE_CHECKING:
@@ -190,8 +191,17 @@ class _Desk:
 
     async def _open(self, click: Click) -> None:
         try:
-            view = await self._deciding.modal(click)
+            view, approval = await self._deciding.modal(click)
             await self._client.views_open(trigger_id=click.trigger_id or "", view=view)
+            if not approval.is_settled:
+                await self._service.note_shown(
+                    approval.approval_id,
+                    door="slack",
+                    form="modal",
+                    args_digest=approval.args_digest,
+                    rendered_digest=digest(view),
+                    to=click.by,
+                )
         except Refusal as error:
             await self._whisper(click.by.user, click.place, error.message, click.response_url)
         except FAILURES as error:

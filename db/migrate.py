@@ -54,6 +54,17 @@ async def migrate(dsn: str) -> bool:
     return True
 
 
+async def grant(dsn: str, role: str) -> None:
+    """Give a role what the service needs, and nothing that could change the audit log; raises MigrationFailed."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("SELECT opsagent_grant($1)", role)
+    except asyncpg.PostgresError as error:
+        raise MigrationFailed(f"The rights could not be granted: {error}.") from error
+    finally:
+        await connection.close()
+
+
 def _reason(output: str) -> str:
     """Return the line of a traceback that names its error; PostgreSQL's own go on with where and what else."""
     lines = output.strip().splitlines() or ["it said nothing"]

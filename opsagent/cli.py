@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "up", "everything in one process", _up)
     _add(commands, "serve", "the doors: Slack, REST and the console (work runs the turns)", _serve)
     _add(commands, "work", "the turns, for any number of `serve` processes", _work)
-    _add(commands, "migrate", "bring the database to this release's schema", _migrate)
+    migrating = _add(commands, "migrate", "bring the database to this release's schema", _migrate)
+    rights = "then give this database role what the service needs, and no right to change the audit log"
+    migrating.add_argument("--grant-to", metavar="ROLE", help=rights)
     _add(commands, "doctor", "check settings, database, model, tools and Slack, and say how to mend them", _doctor)
     _add(commands, "chat", "talk to the agent in this terminal", _chat)
     tools = _group(commands, "tools", "what the agent may call")
@@ -152,16 +154,22 @@ def _work(_args: argparse.Namespace) -> None:
     processes.work(settings)
 
 
-def _migrate(_args: argparse.Namespace) -> None:
+def _migrate(args: argparse.Namespace) -> None:
     from opsagent import parts
 
     async def run(settings: Settings) -> None:
+        if settings.database_url is None and args.grant_to:
+            raise CannotStart("--grant-to needs DATABASE_URL: the embedded database has one role, which owns it.")
         if settings.database_url is None:
             async with parts.open_database(settings):
                 print("The embedded database is at this release's schema.")
             return
-        did = await parts.migrated(settings.database_url.get_secret_value())
+        dsn = settings.database_url.get_secret_value()
+        did = await parts.migrated(dsn)
         print("The database was migrated." if did else "The database is at this release's schema already.")
+        if args.grant_to:
+            await parts.granted(dsn, args.grant_to)
+            print(f"The role {args.grant_to} has the rights of the service; the audit log it can only add to.")
 
     asyncio.run(run(_settings(quiet=True)))
 

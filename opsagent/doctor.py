@@ -35,8 +35,12 @@ async def examine(settings: Settings) -> int:
 
 
 async def _database(settings: Settings) -> str:
-    async with parts.open_database(settings):
-        return "ok" if settings.database_url else "ok, embedded"
+    async with parts.open_database(settings) as dsn:
+        role, how = await parts.audit_powers(dsn)
+    found = "ok" if settings.database_url else "ok, embedded"
+    if how is None:
+        return f"{found}; the role {role} can add to the audit log, not change it"
+    return f"{found}; the role {role} could change the audit log: it {how} (docs/security.md)"
 
 
 async def _model(settings: Settings) -> str:

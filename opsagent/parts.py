@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import structlog
 
+from agent import audit
 from agent.models.demo import DemoModel
 from agent.models.errors import ModelError, ModelKeyRejected
 from agent.models.factory import build_model, probe
@@ -59,6 +60,14 @@ async def migrated(dsn: str) -> bool:
             f"The database cannot be reached ({type(error).__name__}: {error}): check DATABASE_URL and that "
             "PostgreSQL runs."
         ) from error
+
+
+async def granted(dsn: str, role: str) -> None:
+    """Give a role the rights of the service."""
+    try:
+        await migrate.grant(dsn, role)
+    except migrate.MigrationFailed as error:
+        raise CannotStart(str(error)) from error
 
 
 def limits(settings: Settings) -> Limits:
@@ -184,6 +193,18 @@ async def check_database(database: Database) -> str:
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         return f"The database does not answer ({type(error).__name__})."
     return "ok"
+
+
+async def audit_powers(dsn: str) -> tuple[str, str | None]:
+    """Return the database role, and how it could change the audit log, if it can."""
+    database = Database(dsn, min_size=1, max_size=1)
+    try:
+        await database.open()
+        return await audit.powers(database)
+    except DatabaseUnreachable as error:
+        raise CannotStart(str(error)) from error
+    finally:
+        await database.close()
 
 
 async def check_slack(settings: Settings) -> str:

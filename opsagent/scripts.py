@@ -209,7 +209,8 @@ async def verify_audit(settings: Settings) -> int:
     """Print what the check found; fail where the log is not what was written."""
     async with service_of(settings) as service:
         verdict = await service.verify_audit(by=service.api_key_principal())
-    print(f"ok: {verdict.entries} entries" if verdict.ok else f"BROKEN at entry {verdict.wrong}: {verdict.reason}")
+    where = "" if verdict.wrong is None else f" at entry {verdict.wrong}"
+    print(f"ok: {verdict.entries} entries" if verdict.ok else f"BROKEN{where}: {verdict.reason}")
     return 0 if verdict.ok else 1
 
 

@@ -76,7 +76,11 @@ def _login_router(tokens: OneTimeTokens, cookie: ConsoleCookie) -> APIRouter:
     async def login(body: LoginIn, request: Request) -> Response:
         _same_site(request)
         door_of(request).take_stranger(request)
-        if not _lets_in(body, request, tokens):
+        let_in = _lets_in(body, request, tokens)
+        await door_of(request).service.note_console_login(
+            with_key=body.api_key is not None, let_in=let_in, address=address_of(request)
+        )
+        if not let_in:
             log.warning("console.login_refused", client=address_of(request))
             detail = "This link was used already or is too old. Run `opsagent up` again for a new one."
             if body.api_key is not None:

@@ -21,7 +21,12 @@ class Rendered:
     @property
     def digest(self) -> str:
         """Tells whether a message has to be updated at all."""
-        return hashlib.sha256(json.dumps([self.text, self.blocks], sort_keys=True).encode()).hexdigest()
+        return digest([self.text, self.blocks])
+
+
+def digest(shown: Any) -> str:
+    """The SHA-256 of what is handed to Slack to show."""
+    return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
 
 def plain(text: str) -> Block:

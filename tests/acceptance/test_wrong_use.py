@@ -300,3 +300,23 @@ async def test_migrate_says_what_it_found(world: World) -> None:
     done = await world.command("migrate")
     assert (done.code, done.err) == (0, "")
     assert "already" in done.out
+
+
+async def test_migrate_grants_a_role_the_rights_of_the_service_and_the_doctor_sees_it(world: World) -> None:
+    role = f"service_{uuid4().hex[:12]}"
+    assert "there is no role" in complaint(await world.command("migrate", "--grant-to", role))
+    await on_server(world.dsn, f"CREATE ROLE {role} LOGIN")
+    try:
+        granted = await world.command("migrate", "--grant-to", role)
+        assert (granted.code, granted.err) == (0, "")
+        assert role in granted.out
+        before, _, behind = world.dsn.partition("://")
+        as_role = f"{before}://{role}:unused@{behind.rpartition('@')[2]}"
+        assert f"the role {role} can add to the audit log" in (await world.command("doctor", DATABASE_URL=as_role)).out
+        assert "could change the audit log" in (await world.command("doctor")).out
+    finally:
+        await on_server(world.dsn, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+async def test_rights_in_the_embedded_database_are_refused_in_a_sentence(world: World) -> None:
+    assert "DATABASE_URL" in complaint(await world.command("migrate", "--grant-to", "service", DATABASE_URL=""))

@@ -81,6 +81,7 @@ class MemoryService:
         self.actor = ADMIN
         self.explode: Exception | None = None
         self.tokens: dict[str, Authenticated] = {}
+        self.console_logins: list[tuple[bool, bool]] = []
         self._watchers: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
         self._running: set[asyncio.Task[None]] = set()
 
@@ -93,6 +94,9 @@ class MemoryService:
         return found
 
     # Sessions
+
+    async def note_console_login(self, *, with_key: bool, let_in: bool, address: str) -> None:
+        self.console_logins.append((with_key, let_in))
 
     async def create_session(
         self, *, by: Principal, title: str | None = None, expires_in_s: int | None = None, source: str = "rest"

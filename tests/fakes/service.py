@@ -128,6 +128,7 @@ class FakeService:
         self.decisions: list[tuple[UUID, Decision, ChatUser]] = []
         self.schema, self.schema_hash = SCHEMA, "f" * 64
         self.cancelled: list[UUID] = []
+        self.shown: list[tuple[UUID, str, str, str, ChatUser | None]] = []
         self.sessions: dict[UUID, FakeSession] = {}
         self.approvals: dict[UUID, Approval] = {}
         self.questions: dict[UUID, Question] = {}
@@ -285,6 +286,14 @@ class FakeService:
         await self.question_to_answer(question_id, by=by)
         self.answers.append((question_id, None, by.user))
         return self.settle(question_id, QuestionStatus.DECLINED, by.user)
+
+    async def note_shown(
+        self, approval_id: UUID, *, door: str, form: str, args_digest: str, rendered_digest: str, to: ChatUser | None
+    ) -> None:
+        self._reach()
+        seen = (approval_id, form, args_digest, rendered_digest, to)
+        if seen not in self.shown:
+            self.shown.append(seen)
 
     # ---- events and deliveries ------------------------------------------------------------------------------------
 

@@ -87,11 +87,12 @@ async def test_the_cookie_is_secure_where_the_page_is(app: FastAPI, tokens: OneT
     assert "Secure" in answer.headers["set-cookie"]
 
 
-async def test_the_api_key_opens_the_console_too(anyone: httpx.AsyncClient) -> None:
+async def test_the_api_key_opens_the_console_too(anyone: httpx.AsyncClient, service: MemoryService) -> None:
     wrong = await anyone.post("/console/login", json={"api_key": "wrong"}, headers=PAGE)
     problem(wrong, 401, "login_refused")
     assert (await anyone.post("/console/login", json={"api_key": API_KEY}, headers=PAGE)).status_code == 204
     assert (await anyone.get("/api/sessions")).status_code == 200
+    assert service.console_logins == [(True, False), (True, True)]
 
 
 async def test_signing_out_ends_the_cookie(anyone: httpx.AsyncClient, tokens: OneTimeTokens) -> None:

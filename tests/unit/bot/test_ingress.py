@@ -242,6 +242,9 @@ async def test_a_large_call_is_read_and_approved_in_a_modal(door, root):
     view = door.slack.screen(BOB)
     shown = "".join(e["elements"][0]["text"] for b in view["blocks"] if b["type"] == "rich_text" for e in b["elements"])
     assert json.dumps(LARGE["script"]) in shown
+    ((_, form, args_digest, _, reader),) = door.service.shown
+    assert (form, reader.user) == ("modal", BOB)
+    assert args_digest == next(iter(door.service.approvals.values())).args_digest
     ack = await door.slack.submit(BOB, view)
     assert ack is not None
     assert [d for _, d, _ in door.service.decisions] == [Decision.APPROVE]
@@ -264,6 +267,7 @@ async def test_the_modal_of_a_settled_call_cannot_be_submitted(door, root):
     await door.slack.click(BOB, OPS, card, "approval_arguments")
     await door.errands.drain()
     assert "submit" not in door.slack.screen(BOB)
+    assert door.service.shown == []
 
 
 async def test_arguments_that_came_too_late_for_slack_say_so(door, root):

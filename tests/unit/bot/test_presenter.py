@@ -500,3 +500,24 @@ async def test_what_comes_instead_of_a_rejected_call_is_read_in_the_thread(stage
     (message,) = stage.said
     assert "wants this instead" in stage.slack.rendered(message)
     assert mentioned(stage, message) == {"<@U0BOB>"}
+
+
+async def test_what_a_card_looked_like_while_it_asked_is_noted_once_for_each_look(stage):
+    made = stage.open()
+    await stage.delivered()
+    stage.service.change(made.approval_id)
+    await stage.delivered()
+    vote = Vote(Person(made.requested_by.user_id, "bob", None, BOB), Decision.APPROVE, None, made.args_digest, NOW)
+    stage.service.change(made.approval_id, votes=(vote,), quorum=2)
+    await stage.delivered()
+    stage.service.change(made.approval_id, status=ApprovalStatus.APPROVED)
+    await stage.delivered()
+    assert [seen[:3] for seen in stage.service.shown] == [(made.approval_id, "card", made.args_digest)] * 2
+    assert len({seen[3] for seen in stage.service.shown}) == 2
+
+
+async def test_a_file_of_arguments_is_noted_as_what_was_shown(stage):
+    made = stage.open(args={f"key {n}": "x" * 2_000 for n in range(100)})
+    await stage.delivered()
+    assert {seen[1] for seen in stage.service.shown} == {"card", "file"}
+    assert {seen[0] for seen in stage.service.shown} == {made.approval_id}
