@@ -33,6 +33,8 @@ class Kind(StrEnum):
     CALL_DENIED = "call.denied"
     EXECUTION_STARTED = "execution.started"
     EXECUTION_FINISHED = "execution.finished"
+    GRANT_CREATED = "grant.created"
+    GRANT_REVOKED = "grant.revoked"
     POLICY_SET = "policy.set"
     POLICY_DELETED = "policy.deleted"
     SERVER_ADDED = "server.added"

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from agent import audit, conversations, events, sessions, turns, users
 from agent.approvals import doors, policy, store
+from agent.approvals.grants import Remember
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.store import ApprovalNotFound
 from agent.approvals.types import (
@@ -24,6 +25,7 @@ from agent.audit import Kind
 from agent.errors import Invalid
 from agent.house import FIRST, Part, before, cursor_of
 from agent.ports import DirectoryUnavailable
+from agent.remembering import remember as write_grant
 from agent.tools import catalogue
 from agent.tools.catalogue import Listed, ToolWithheld
 from agent.tools.registry import validate
@@ -156,13 +158,14 @@ class Decisions(Part):
         login_at: datetime | None = None,
         exactly: bool = False,
         instead: str | None = None,
+        remember: Remember | None = None,
     ) -> Approval:
         """Cast a vote, and settle the approval where it settles it; its call runs at once, whatever its siblings do.
 
         `within` is the session that the decision was made in: an approval of another one is not found there. `door` is
         where the person came in, `login_at` when they last entered a password there: what is not said counts as
         neither, wherever the rule asks for it. With a rejection, `instead` becomes the thread's next message, by
-        whoever rejected.
+        whoever rejected; with an approval, `remember` spares later calls like it the question.
         """
         require_short(reason)
         if instead is not None:
@@ -197,6 +200,8 @@ class Decisions(Part):
                 await dispatch.wake(tx, approval.session_id)
             (shown,) = await self._shown(tx, settled)
             await self._note(tx, person, settled, decision, reason, door, instead=said)
+            if remember is not None:
+                await write_grant(tx, settled, remember, person)
         return shown
 
     async def _say_instead(self, tx: Tx, rejected: Approval, person: Principal, text: str) -> UUID:

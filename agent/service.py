@@ -9,6 +9,7 @@ from agent.conversations import Conversations, Submitted, TurnView
 from agent.outgoing import Outgoing
 from agent.policies import Policies
 from agent.records import Records
+from agent.remembering import Remembering
 from agent.server_logins import ServerLogins
 from agent.toolbox import Toolbox, ToolView
 
@@ -18,6 +19,7 @@ __all__ = ["AgentService", "Submitted", "ToolView", "TurnView"]
 class AgentService(
     Conversations,
     ApprovalVerbs,
+    Remembering,
     Answers,
     Toolbox,
     Policies,

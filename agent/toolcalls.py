@@ -10,9 +10,10 @@ import structlog
 from langchain_core.messages import ToolCall, ToolMessage
 
 from agent import attachments, audit, events, ledger, reruns, sessions, transcript, users
-from agent.approvals import doors, policy, resolutions, store
+from agent.approvals import doors, grants, policy, resolutions, store
+from agent.approvals.grants import Grant
 from agent.approvals.policy import Ruling, Verdict
-from agent.approvals.types import Approval, ApprovalStatus, ExecutionStatus, InvalidArguments
+from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus, InvalidArguments, Vote
 from agent.audit import Kind
 from agent.ports import DirectoryUnavailable, GroupDirectory
 from agent.questions import store as questions
@@ -145,9 +146,11 @@ class ToolCalls:
             return await self._take_up(tx, run, call, tool, approval, entry)
         if approval is not None:
             return await self._decided(tx, run, call, tool, approval, groups)
-        return await self._first(tx, run, call, tool)
+        return await self._first(tx, run, call, tool, groups)
 
-    async def _first(self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None) -> _Step:
+    async def _first(
+        self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, groups: dict[str, frozenset[str]] | None
+    ) -> _Step:
         """A call nobody has looked at yet."""
         if tool is None:
             return await self._refused(tx, run, call, f"There is no tool named {call['name']!r} here.")
@@ -170,6 +173,9 @@ class ToolCalls:
             return refused
         if ruling.verdict is Verdict.AUTO:
             return await self._claim(tx, run, call, tool, args, approval=None)
+        grant = await self._granted(tx, run, tool, args, ruling, groups)
+        if isinstance(grant, _NeedsGroups):
+            return grant
         approval_id = uuid4()
         await store.insert(
             tx,
@@ -185,11 +191,76 @@ class ToolCalls:
             ruling=ruling,
         )
         await self._tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
+        if grant is not None:
+            return await self._spared(tx, run, call, tool, approval_id, grant, groups)
         opened = {"tool_name": tool.spec.name, "args_digest": store.digest(canonical), "status": "pending"}
         if (missing := tool.spec.unsandboxed) is not None:
             opened["unsandboxed"] = missing
         await audit.record(tx, Kind.APPROVAL_OPENED, actor=run.requester.user_id, subject=approval_id, data=opened)
         return Waiting(approval_id)
+
+    async def _granted(
+        self,
+        tx: Tx,
+        run: Run,
+        tool: Tool,
+        args: dict[str, Any],
+        ruling: Ruling,
+        groups: dict[str, frozenset[str]] | None,
+    ) -> Grant | _NeedsGroups | None:
+        """Return somebody's word that such a call need not be asked for, if they could give it for this one now."""
+        if ruling.quorum > 1 or ruling.doors is not None or ruling.fresh_login_s is not None:
+            return None
+        entries = policy.entries_of(ruling.approvers, self._approvers)
+        for grant in await grants.covering(
+            tx,
+            args,
+            requester=run.requester.user_id,
+            tool_id=tool.spec.tool_id,
+            schema_hash=tool.spec.schema_hash,
+            session_id=run.session_id,
+            max_age_s=ruling.remember_max_s,
+        ):
+            if groups is None and (needed := policy.groups_needed(entries)):
+                return _NeedsGroups(needed)
+            granter = await users.read(tx, grant.granted_by.user_id)
+            own = ruling.four_eyes and granter.user_id == run.requester.user_id
+            if not own and policy.may_decide(granter, entries, groups=groups or {}):
+                return grant
+        return None
+
+    async def _spared(
+        self,
+        tx: Tx,
+        run: Run,
+        call: ToolCall,
+        tool: Tool,
+        approval_id: UUID,
+        grant: Grant,
+        groups: dict[str, frozenset[str]] | None,
+    ) -> _Step:
+        """Approve the call as its grant says, by the vote of whoever gave it; all that is checked of a vote follows."""
+        asked = await store.read(tx, approval_id)
+        reason = f"Not asked again: {grant.granted_by.display_name or grant.granted_by.username} said so before."
+        vote = Vote(grant.granted_by, Decision.APPROVE, reason, asked.args_digest, asked.created_at)
+        approval = replace(
+            asked,
+            status=ApprovalStatus.APPROVED,
+            votes=(vote,),
+            decided_by=grant.granted_by,
+            decided_at=asked.created_at,
+            reason=reason,
+        )
+        await store.save(tx, asked, approval)
+        await tx.execute(grants.sql.use, grant.grant_id)
+        opened = {
+            "tool_name": approval.tool_name,
+            "args_digest": approval.args_digest,
+            "status": "approved",
+            "grant_id": grant.grant_id,
+        }
+        await audit.record(tx, Kind.APPROVAL_OPENED, actor=run.requester.user_id, subject=approval_id, data=opened)
+        return await self._decided(tx, run, call, tool, approval, groups)
 
     def _ruling(self, args: dict[str, Any], tool: Tool, default: policy.Row | None, own: policy.Row | None) -> Ruling:
         return policy.rule_on(

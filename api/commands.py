@@ -9,7 +9,7 @@ from agent.errors import Refusal
 from agent.throttle import TooMany
 from api.bodies import strict_json
 from api.problems import Problem, places
-from api.schemas import Body, Instead, MessageIn, Reason, Seen
+from api.schemas import Body, Instead, MessageIn, Reason, RememberIn, Seen
 
 
 class AuthCommand(Body):
@@ -31,6 +31,7 @@ class DecideCommand(Body):
     args: dict[str, Any] | None = None
     args_digest: Seen | None = None
     instead: Instead | None = None
+    remember: RememberIn | None = None
 
 
 class CancelCommand(Body):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from agent.approvals.conditions import MOST, When
 from agent.approvals.doors import LONGEST_LOGIN_S
+from agent.approvals.grants import Remember, Scope
 from agent.approvals.policy import Rule
 from agent.approvals.types import Action, Approval, ApprovalStatus, Decision, Door, ExecutionStatus
 from agent.conversations import MESSAGE_LIMIT
@@ -259,12 +260,47 @@ class AskIn(Body):
     reason: Reason | None = None
 
 
+class RememberIn(Body):
+    """Do not ask again: for calls of the same tool by the same person whose arguments fit."""
+
+    scope: Scope = Field(description="thread: in this session; me: in all of mine, for what I ask for.")
+    expires_in_s: Annotated[int, Field(ge=60, le=2_592_000), A_NUMBER]
+    args: dict[str, Any] | None = Field(
+        None,
+        description="A JSON Schema that later arguments must fit; unset: exactly these arguments. Unless an admin "
+        "sends it, it only narrows these very arguments.",
+    )
+
+    def wanted(self) -> Remember:
+        return Remember(self.scope, self.expires_in_s, self.args)
+
+
+class GrantOut(Out):
+    """A word that calls need not be asked for; it counts for the tool as it was when the word was given."""
+
+    grant_id: UUID
+    scope: Scope
+    tool_id: UUID
+    tool_name: str
+    session_id: UUID | None
+    requester: PersonOut
+    args_schema: dict[str, Any]
+    granted_by: PersonOut
+    approval_id: UUID
+    created_at: Time
+    expires_at: Time
+    revoked_at: Time | None
+    uses: int
+    last_used_at: Time | None
+
+
 class ApproveIn(Body):
     args: dict[str, Any] | None = Field(
         default=None, description="Edited arguments, instead of those that were asked for."
     )
     reason: Reason | None = None
     args_digest: Seen | None = None
+    remember: RememberIn | None = Field(default=None, description="Approve, and don't ask again for calls like this.")
 
 
 Instead = Annotated[
@@ -312,6 +348,9 @@ class RuleIO(Body):
         None, description="When `escalate_to` are asked, once; from then on they may decide as well."
     )
     escalate_to: list[str] | None = Field(None, max_length=100)
+    remember_max_s: Annotated[int, Field(ge=0, le=2_592_000), A_NUMBER] | None = Field(
+        None, description="How long an approval may spare later ones; 0: never, unset: 28800 (8 hours)."
+    )
 
 
 class ToolApprovalIn(RuleIO):
@@ -327,6 +366,7 @@ class ToolApprovalIn(RuleIO):
             expires_in_s=self.expires_in_s,
             doors=None if self.doors is None else tuple(dict.fromkeys(self.doors)),
             fresh_login_s=self.fresh_login_s,
+            remember_max_s=self.remember_max_s,
             when=tuple(When(case.args, case.decision) for case in self.when),
             remind_after_s=self.remind_after_s,
             escalate_after_s=self.escalate_after_s,
@@ -349,6 +389,7 @@ def rule_fields(rule: Rule) -> dict[str, Any]:
         "remind_after_s": rule.remind_after_s,
         "escalate_after_s": rule.escalate_after_s,
         "escalate_to": None if rule.escalate_to is None else list(rule.escalate_to),
+        "remember_max_s": rule.remember_max_s,
     }
 
 

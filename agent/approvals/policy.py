@@ -25,6 +25,8 @@ from agent.types import Principal, Role
 
 DEFAULT_EXPIRY_S = 24 * 3600
 LONGEST_S = 90 * 24 * 3600
+REMEMBER_S, LONGEST_GRANT_S = 8 * 3600, 30 * 24 * 3600
+"""How long an approval may spare later ones where nobody set another ceiling."""
 ROLE_PREFIX = "role:"
 CHANNEL_PREFIX = "channel:"
 _CHANNEL = re.compile(rf"{CHANNEL_PREFIX}[CG](?=[A-Z0-9]*[0-9])[A-Z0-9]+")
@@ -55,6 +57,8 @@ class Rule:
     expires_in_s: int | None = None
     doors: tuple[Door, ...] | None = None
     fresh_login_s: int | None = None
+    remember_max_s: int | None = None
+    """How long an approval may spare later ones; 0: never."""
     when: tuple[When, ...] = ()
     remind_after_s: int | None = None
     escalate_after_s: int | None = None
@@ -75,6 +79,7 @@ class Ruling:
     remind_after_s: int | None = None
     escalate_after_s: int | None = None
     escalate_to: tuple[str, ...] | None = None
+    remember_max_s: int = REMEMBER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,8 @@ def _times_problem(rule: Rule) -> str | None:
         seconds = getattr(rule, name)
         if seconds is not None and not 1 <= seconds <= LONGEST_S:
             return f"{name} must lie between 1 and {LONGEST_S} (90 days)."
+    if rule.remember_max_s is not None and not 0 <= rule.remember_max_s <= LONGEST_GRANT_S:
+        return f"remember_max_s must lie between 0 (never) and {LONGEST_GRANT_S} (30 days)."
     if (rule.escalate_after_s is None) != (not rule.escalate_to):
         return "escalate_after_s and escalate_to belong together: when to ask others, and whom."
     return None
@@ -218,6 +225,7 @@ def _ruling(look: Look, default_expiry_s: int) -> Ruling:
         remind_after_s=rule.remind_after_s,
         escalate_after_s=rule.escalate_after_s,
         escalate_to=rule.escalate_to,
+        remember_max_s=REMEMBER_S if rule.remember_max_s is None else rule.remember_max_s,
     )
 
 
@@ -234,6 +242,7 @@ def _stricter(one: Ruling, other: Ruling) -> Ruling:
         remind_after_s=other.remind_after_s,
         escalate_after_s=other.escalate_after_s,
         escalate_to=other.escalate_to,
+        remember_max_s=min(one.remember_max_s, other.remember_max_s),
     )
 
 
@@ -280,9 +289,12 @@ def has_standing(
 
 def entries(approval: Approval, approvers: Collection[str]) -> tuple[str, ...]:
     """Return the entries that give standing on an approval now."""
-    named = approval.approvers
-    by_default = (*approvers, f"{ROLE_PREFIX}{Role.APPROVER}")
-    return (*(by_default if named is None else named), *approval.escalated)
+    return (*entries_of(approval.approvers, approvers), *approval.escalated)
+
+
+def entries_of(named: Collection[str] | None, approvers: Collection[str]) -> tuple[str, ...]:
+    """Return the entries that a rule names; None: APPROVERS and the approver role."""
+    return (*approvers, f"{ROLE_PREFIX}{Role.APPROVER}") if named is None else tuple(named)
 
 
 def terms_now(approval: Approval, asked_now: Ruling | None) -> list[Approval]:

@@ -214,6 +214,7 @@ async def save_row(
         rule.remind_after_s,
         rule.escalate_after_s,
         list(rule.escalate_to) if rule.escalate_to else None,
+        rule.remember_max_s,
     )
     if user_id is None:
         return await tx.fetchval(sql.save_default, *values)
@@ -236,6 +237,7 @@ def _beneath(rule: Rule | None) -> dict[str, Any] | None:
         "remind_after_s": rule.remind_after_s,
         "escalate_after_s": rule.escalate_after_s,
         "escalate_to": list(rule.escalate_to) if rule.escalate_to else None,
+        "remember_max_s": rule.remember_max_s,
     }
 
 
@@ -280,4 +282,5 @@ def _rule(row: Any, conditions: tuple[When, ...]) -> Rule:
         remind_after_s=row.get("remind_after_s"),
         escalate_after_s=row.get("escalate_after_s"),
         escalate_to=tuple(row.get("escalate_to") or ()) or None,
+        remember_max_s=row.get("remember_max_s"),
     )

@@ -88,6 +88,7 @@ async def approve(
         args=said.args,
         expected_digest=said.args_digest,
         **came,
+        remember=said.remember.wanted() if said.remember else None,
     )
     return ApprovalOut.of(settled)
 

@@ -173,6 +173,7 @@ class _Line:
                 door=DecisionDoor.WEB if self._credential.is_cookie else DecisionDoor.API,
                 login_at=caller.login_at,
                 instead=command.instead,
+                remember=command.remember.wanted() if command.remember else None,
             )
         elif await self._service.cancel_turn(self._session_id, by=by) is None:
             raise Problem(409, "nothing_running", "Nothing is running in this session.")

@@ -69,10 +69,12 @@ UPDATE users SET slack_team_id = $2, slack_user_id = $3, external = external OR 
 SELECT a.tool_name FROM tool_approval_config a JOIN tool_approval_config b USING (tool_id)
  WHERE a.user_id = $1 AND b.user_id = $2
    AND (a.auto_execute, a.approval_required, a.by_admin, a.approvers, a.quorum, a.four_eyes, a.expires_in_s,
-        a.doors, a.fresh_login_s, a.remind_after_s, a.escalate_after_s, a.escalate_to, a.rules::jsonb, a.beneath::jsonb)
+        a.doors, a.fresh_login_s, a.remind_after_s, a.escalate_after_s, a.escalate_to,
+        a.remember_max_s, a.rules::jsonb, a.beneath::jsonb)
        IS DISTINCT FROM
        (b.auto_execute, b.approval_required, b.by_admin, b.approvers, b.quorum, b.four_eyes, b.expires_in_s,
-        b.doors, b.fresh_login_s, b.remind_after_s, b.escalate_after_s, b.escalate_to, b.rules::jsonb, b.beneath::jsonb)
+        b.doors, b.fresh_login_s, b.remind_after_s, b.escalate_after_s, b.escalate_to,
+        b.remember_max_s, b.rules::jsonb, b.beneath::jsonb)
  ORDER BY a.tool_name LIMIT 1;
 
 -- name: drop_same_rows

@@ -34,43 +34,49 @@ SELECT tool_id FROM tools WHERE tool_id = $1 FOR UPDATE;
 -- name: rows
 -- The rows that may count for a user's call of a tool: the default and their own.
 SELECT user_id, auto_execute, approval_required, by_admin, approvers, quorum, four_eyes, expires_in_s, doors,
-       fresh_login_s, remind_after_s, escalate_after_s, escalate_to, rules::text AS rules, beneath::text AS beneath
+       fresh_login_s, remind_after_s, escalate_after_s, escalate_to, remember_max_s,
+       rules::text AS rules, beneath::text AS beneath
   FROM tool_approval_config WHERE tool_id = $1 AND user_id IS NULL
 UNION ALL
 SELECT user_id, auto_execute, approval_required, by_admin, approvers, quorum, four_eyes, expires_in_s, doors,
-       fresh_login_s, remind_after_s, escalate_after_s, escalate_to, rules::text AS rules, beneath::text AS beneath
+       fresh_login_s, remind_after_s, escalate_after_s, escalate_to, remember_max_s,
+       rules::text AS rules, beneath::text AS beneath
   FROM tool_approval_config WHERE tool_id = $1 AND user_id = $2;
 
 -- name: rows_of_user
 -- The default rows of every tool, and the user's own.
 SELECT tool_id, user_id, auto_execute, approval_required, by_admin, approvers, quorum, four_eyes, expires_in_s, doors,
-       fresh_login_s, remind_after_s, escalate_after_s, escalate_to, rules::text AS rules, beneath::text AS beneath
+       fresh_login_s, remind_after_s, escalate_after_s, escalate_to, remember_max_s,
+       rules::text AS rules, beneath::text AS beneath
   FROM tool_approval_config WHERE user_id IS NULL OR user_id = $1;
 
 -- name: save_default
 INSERT INTO tool_approval_config (user_id, tool_id, tool_name, auto_execute, approval_required, approvers, quorum,
-       four_eyes, expires_in_s, rules, doors, fresh_login_s, remind_after_s, escalate_after_s, escalate_to)
-VALUES (NULL, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+       four_eyes, expires_in_s, rules, doors, fresh_login_s, remind_after_s, escalate_after_s, escalate_to,
+       remember_max_s)
+VALUES (NULL, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (tool_id) WHERE user_id IS NULL DO UPDATE SET tool_name = EXCLUDED.tool_name,
        auto_execute = EXCLUDED.auto_execute, approval_required = EXCLUDED.approval_required,
        approvers = EXCLUDED.approvers, quorum = EXCLUDED.quorum, four_eyes = EXCLUDED.four_eyes,
        expires_in_s = EXCLUDED.expires_in_s, rules = EXCLUDED.rules,
        doors = EXCLUDED.doors, fresh_login_s = EXCLUDED.fresh_login_s, remind_after_s = EXCLUDED.remind_after_s,
-       escalate_after_s = EXCLUDED.escalate_after_s, escalate_to = EXCLUDED.escalate_to, updated_at = now()
+       escalate_after_s = EXCLUDED.escalate_after_s, escalate_to = EXCLUDED.escalate_to,
+       remember_max_s = EXCLUDED.remember_max_s, updated_at = now()
 RETURNING updated_at;
 
 -- name: save_of_user
 INSERT INTO tool_approval_config (user_id, tool_id, tool_name, auto_execute, approval_required, approvers, quorum,
-       four_eyes, expires_in_s, rules, doors, fresh_login_s, remind_after_s, escalate_after_s, escalate_to, by_admin,
-       beneath)
-VALUES ($15, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $16, $17)
+       four_eyes, expires_in_s, rules, doors, fresh_login_s, remind_after_s, escalate_after_s, escalate_to,
+       remember_max_s, by_admin, beneath)
+VALUES ($16, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $17, $18)
 ON CONFLICT (user_id, tool_id) WHERE user_id IS NOT NULL DO UPDATE SET tool_name = EXCLUDED.tool_name,
        auto_execute = EXCLUDED.auto_execute, approval_required = EXCLUDED.approval_required,
        approvers = EXCLUDED.approvers, quorum = EXCLUDED.quorum, four_eyes = EXCLUDED.four_eyes,
        expires_in_s = EXCLUDED.expires_in_s, rules = EXCLUDED.rules,
        doors = EXCLUDED.doors, fresh_login_s = EXCLUDED.fresh_login_s, by_admin = EXCLUDED.by_admin,
        beneath = EXCLUDED.beneath, remind_after_s = EXCLUDED.remind_after_s,
-       escalate_after_s = EXCLUDED.escalate_after_s, escalate_to = EXCLUDED.escalate_to, updated_at = now()
+       escalate_after_s = EXCLUDED.escalate_after_s, escalate_to = EXCLUDED.escalate_to,
+       remember_max_s = EXCLUDED.remember_max_s, updated_at = now()
 RETURNING updated_at;
 
 -- name: standing

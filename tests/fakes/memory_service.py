@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import rfc8785
 
+from agent.approvals.grants import Remember
 from agent.approvals.policy import Rule, check
 from agent.approvals.types import (
     AlreadySettled,
@@ -227,7 +228,9 @@ class MemoryService:
         door: Door | None = None,
         login_at: datetime | None = None,
         instead: str | None = None,
+        remember: Remember | None = None,
     ) -> Approval:
+        assert remember is None
         approval = await self.read_approval(approval_id, by=by)
         now = datetime.now(UTC)
         if by.role is Role.MEMBER:

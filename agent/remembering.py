@@ -1,0 +1,80 @@
+"""The service's part for grants: approvals that spare later ones."""
+
+from uuid import UUID
+
+from agent import audit
+from agent.approvals import grants, policy
+from agent.approvals.grants import Grant, GrantNotFound, GrantRefused, Remember, Scope
+from agent.approvals.types import Approval, ApprovalStatus
+from agent.audit import Kind
+from agent.errors import Conflict
+from agent.house import Part, before, cursor_of
+from agent.tools import catalogue
+from agent.types import Page, Principal, Role
+from db.database import Tx
+
+
+class AlreadyRevoked(Conflict):
+    code = "already_revoked"
+
+
+class Remembering(Part):
+    """Listing and revoking grants; they are given with an approval."""
+
+    async def list_grants(self, *, by: Principal, limit: int = 50, cursor: str | None = None) -> Page[Grant]:
+        """Return grants, newest first: members see what they gave and what spares them questions, admins all."""
+        mine = None if by.role is Role.ADMIN else by.user_id
+        async with self._database.connection() as connection:
+            found = await grants.page(connection, before=before(cursor), limit=limit + 1, of=mine)
+        last = found[limit - 1] if len(found) > limit else None
+        return Page(found[:limit], cursor_of(last.created_at, last.grant_id) if last else None)
+
+    async def revoke_grant(self, grant_id: UUID, *, by: Principal) -> Grant:
+        """End a grant at once: who gave it, who profits from it, and admins may."""
+        async with self._database.transaction() as tx:
+            person = await self._acting(tx, by)
+            if await tx.fetchval(grants.sql.lock, grant_id) is None:
+                raise GrantNotFound
+            grant = await grants.read(tx, grant_id)
+            if person.role is not Role.ADMIN and person.user_id not in (
+                grant.granted_by.user_id,
+                grant.requester.user_id,
+            ):
+                raise GrantNotFound
+            if await tx.fetchval(grants.sql.revoke, grant_id, person.user_id) is None:
+                raise AlreadyRevoked("This grant was revoked before.")
+            data = {"tool_name": grant.tool_name, "uses": grant.uses}
+            await audit.record(tx, Kind.GRANT_REVOKED, actor=person.user_id, subject=grant_id, data=data)
+            return await grants.read(tx, grant_id)
+
+
+async def remember(tx: Tx, approval: Approval, wanted: Remember, person: Principal) -> None:
+    """Write the grant that comes with an approval; raises GrantRefused, and then nothing of the approval stands."""
+    if approval.status is ApprovalStatus.REJECTED:
+        raise GrantRefused("Only an approval can spare later ones; a rejection is for this call alone.")
+    if approval.status is not ApprovalStatus.APPROVED:
+        raise GrantRefused("This call needs more approvals than yours, so yours can't spare later ones.")
+    if wanted.scope is Scope.ME and person.user_id != approval.requested_by.user_id:
+        raise GrantRefused('"me" is for what you asked for yourself; use "thread" for somebody else\'s call.')
+    listed = await catalogue.read(tx, approval.tool_id)
+    default, own = await catalogue.rows(tx, approval.tool_id, approval.requested_by.user_id)
+    ruling = policy.rule_on(approval.args, read_only=listed.spec.read_only, default=default, own=own)
+    if ruling.quorum > 1 or approval.quorum > 1:
+        raise GrantRefused(f"{approval.tool_name} needs several approvals every time: nothing can be remembered.")
+    if any(terms.doors is not None or terms.fresh_login_s is not None for terms in (ruling, approval)):
+        raise GrantRefused(f"{approval.tool_name} is approved through certain doors alone: nothing can be remembered.")
+    if not ruling.remember_max_s:
+        raise GrantRefused(f"Policy asks for {approval.tool_name} every time: nothing can be remembered.")
+    if wanted.expires_in_s > ruling.remember_max_s:
+        raise GrantRefused(f"{ruling.remember_max_s} seconds is the most for {approval.tool_name}; ask for less.")
+    matches = grants.schema(approval.args, wanted.args, widens=person.role is Role.ADMIN)
+    grant_id = await grants.insert(tx, approval, wanted, matches, person.user_id)
+    data = {
+        "tool_name": approval.tool_name,
+        "approval_id": approval.approval_id,
+        "scope": wanted.scope.value,
+        "requester": approval.requested_by.user_id,
+        "args_schema": matches,
+        "expires_in_s": wanted.expires_in_s,
+    }
+    await audit.record(tx, Kind.GRANT_CREATED, actor=person.user_id, subject=grant_id, data=data)

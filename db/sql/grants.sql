@@ -1,0 +1,42 @@
+-- name: insert
+INSERT INTO approval_grants (grant_id, tool_id, tool_name, schema_hash, session_id, requester_id, args_schema, granted_by,
+       approval_id, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + make_interval(secs => $10));
+
+-- name: live
+-- What may spare a call its question, newest first; held until the end of the transaction against being revoked.
+SELECT g.grant_id FROM approval_grants g
+ WHERE g.requester_id = $1 AND g.tool_id = $2 AND g.schema_hash = $3 AND (g.session_id IS NULL OR g.session_id = $4)
+   AND g.revoked_at IS NULL AND g.expires_at > now() AND g.created_at + make_interval(secs => $5) > now()
+ ORDER BY g.created_at DESC, g.grant_id LIMIT 20
+   FOR SHARE;
+
+-- name: details
+SELECT g.* FROM approval_grant_details g
+ WHERE g.grant_id = ANY($1::uuid[]) ORDER BY g.created_at DESC, g.grant_id;
+
+-- name: lock
+SELECT grant_id FROM approval_grants WHERE grant_id = $1 FOR UPDATE;
+
+-- name: use
+UPDATE approval_grants SET uses = uses + 1, last_used_at = now() WHERE grant_id = $1;
+
+-- name: revoke
+UPDATE approval_grants SET revoked_at = now(), revoked_by = $2 WHERE grant_id = $1 AND revoked_at IS NULL
+RETURNING grant_id;
+
+-- name: list
+SELECT g.* FROM approval_grant_details g
+ WHERE (g.created_at, g.grant_id) < ($1, $2)
+ ORDER BY g.created_at DESC, g.grant_id DESC LIMIT $3;
+
+-- name: list_of
+-- What a person gave, and what spares them questions.
+(SELECT g.* FROM approval_grant_details g
+  WHERE g.granted_by = $4 AND (g.created_at, g.grant_id) < ($1, $2)
+  ORDER BY g.created_at DESC, g.grant_id DESC LIMIT $3)
+UNION
+(SELECT g.* FROM approval_grant_details g
+  WHERE g.requester_id = $4 AND (g.created_at, g.grant_id) < ($1, $2)
+  ORDER BY g.created_at DESC, g.grant_id DESC LIMIT $3)
+ ORDER BY created_at DESC, grant_id DESC LIMIT $3;
