@@ -188,7 +188,7 @@ class Conversations(Part):
             turn = await turns.read(connection, turn_id)
             if turn.session_id != session_id:
                 raise turns.TurnNotFound
-            return await _view(connection, turn)
+            return await self._view(connection, turn)
 
     async def wait_turn(self, turn_id: UUID, *, timeout: float) -> TurnView:
         """Return the turn once it is final, waits for people or for those before it that do, or at the timeout."""
@@ -205,10 +205,14 @@ class Conversations(Part):
                     )
                     left = deadline - asyncio.get_running_loop().time()
                     if turn.status.is_final or turn.status is TurnStatus.AWAITING_APPROVAL or waits or left <= 0:
-                        return await _view(connection, turn)
+                        return await self._view(connection, turn)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, 5)):
                         await changed.wait()
+
+    async def _view(self, connection: Tx, turn: Turn) -> TurnView:
+        pending = await self._shown(connection, *await store.of_turn(connection, turn.turn_id))
+        return TurnView(turn, pending, await attachments.of_turn(connection, turn.turn_id))
 
     async def read_attachment(
         self, session_id: UUID, attachment_id: UUID, *, by: Principal | None
@@ -253,8 +257,3 @@ class Conversations(Part):
         """An asyncio.Event that is set whenever the session has new events; clear it before reading."""
         async with self._house.hub.watch(session_id) as changed:
             yield changed
-
-
-async def _view(connection: Tx, turn: Turn) -> TurnView:
-    pending = await store.of_turn(connection, turn.turn_id)
-    return TurnView(turn, pending, await attachments.of_turn(connection, turn.turn_id))

@@ -76,6 +76,11 @@ INSERT INTO attachments (attachment_id, session_id, turn_id, tool_call_id, posit
        content, created_at)
 SELECT md5('attachment' || n)::uuid, md5('session' || n)::uuid, md5('turn' || n)::uuid, 'call ' || n, 0, 'file',
        'a.txt', 'text/plain', 1, '\\x00', now() - make_interval(secs => n) FROM generate_series(1, {_SIZE}) n;
+INSERT INTO approval_grants (grant_id, tool_id, tool_name, schema_hash, session_id, requester_id, args_schema,
+       granted_by, approval_id, created_at, expires_at)
+SELECT md5('grant' || n)::uuid, md5('tool' || n % 50)::uuid, 'restart', 'hash', md5('session' || n)::uuid,
+       md5('user' || n % 2000 + 1)::uuid, '{{}}', md5('user' || n % 2000 + 1)::uuid, md5('approval' || n)::uuid,
+       now() - make_interval(secs => n), now() + interval '1 h' FROM generate_series(1, {_SIZE}) n;
 INSERT INTO resolutions (resolution_id, approval_id, action, resolved_by, args_digest, turn_id)
 SELECT md5('resolution' || n)::uuid, md5('approval' || n)::uuid, 'run_again', md5('user' || n % 2000 + 1)::uuid,
        'digest', md5('turn' || n)::uuid FROM generate_series(1, {_SIZE}) n;
