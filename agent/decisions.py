@@ -198,10 +198,12 @@ class Decisions(Part):
             said = None if instead is None else await self._say_instead(tx, settled, person, instead)
             if settled.is_settled:
                 await dispatch.wake(tx, approval.session_id)
+            granted = await write_grant(tx, settled, remember, person) if remember is not None else None
             (shown,) = await self._shown(tx, settled)
             await self._note(tx, person, settled, decision, reason, door, instead=said)
-            if remember is not None:
-                await write_grant(tx, settled, remember, person)
+            if granted is not None:
+                grant_id, given = granted
+                await audit.record(tx, Kind.GRANT_CREATED, actor=person.user_id, subject=grant_id, data=given)
         return shown
 
     async def _say_instead(self, tx: Tx, rejected: Approval, person: Principal, text: str) -> UUID:

@@ -1,5 +1,6 @@
 """The service's part for grants: approvals that spare later ones."""
 
+from typing import Any
 from uuid import UUID
 
 from agent import audit
@@ -48,8 +49,11 @@ class Remembering(Part):
             return await grants.read(tx, grant_id)
 
 
-async def remember(tx: Tx, approval: Approval, wanted: Remember, person: Principal) -> None:
-    """Write the grant that comes with an approval; raises GrantRefused, and then nothing of the approval stands."""
+async def remember(tx: Tx, approval: Approval, wanted: Remember, person: Principal) -> tuple[UUID, dict[str, Any]]:
+    """Write the grant that comes with an approval; return its id and what the audit entry says of it.
+
+    Raises GrantRefused, and then nothing of the approval stands.
+    """
     if approval.status is ApprovalStatus.REJECTED:
         raise GrantRefused("Only an approval can spare later ones; a rejection is for this call alone.")
     if approval.status is not ApprovalStatus.APPROVED:
@@ -77,4 +81,4 @@ async def remember(tx: Tx, approval: Approval, wanted: Remember, person: Princip
         "args_schema": matches,
         "expires_in_s": wanted.expires_in_s,
     }
-    await audit.record(tx, Kind.GRANT_CREATED, actor=person.user_id, subject=grant_id, data=data)
+    return grant_id, data

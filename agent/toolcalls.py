@@ -23,7 +23,7 @@ from agent.run import Limits, Run
 from agent.tools import catalogue
 from agent.tools.base import CallContext, Outcome, Tool, ToolResult
 from agent.tools.registry import Registry, validate
-from agent.types import EventKind
+from agent.types import EventKind, Role
 from db.database import Database, Tx
 
 log = structlog.get_logger()
@@ -225,9 +225,18 @@ class ToolCalls:
                 return _NeedsGroups(needed)
             granter = await users.read(tx, grant.granted_by.user_id)
             own = ruling.four_eyes and granter.user_id == run.requester.user_id
-            if not own and policy.may_decide(granter, entries, groups=groups or {}):
+            if own or not policy.may_decide(granter, entries, groups=groups or {}):
+                continue
+            if await catalogue.withheld(tx, tool.spec, since=grant.created_at) is not None:
+                continue  # given for the tool's server as it was before
+            if granter.role is Role.ADMIN or await self._is_the_same_call(tx, grant, args):
                 return grant
         return None
+
+    async def _is_the_same_call(self, tx: Tx, grant: Grant, args: dict[str, Any]) -> bool:
+        """Return whether the grant was given with exactly these arguments: all that one by a non-admin covers."""
+        given = await store.read(tx, grant.approval_id)
+        return given.args_digest == store.digest(store.canonical(args))
 
     async def _spared(
         self,

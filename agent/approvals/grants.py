@@ -94,7 +94,15 @@ def schema(args: dict[str, Any], wanted: dict[str, Any] | None, *, widens: bool)
         raise GrantRefused(wrong.replace("when[0].args", "remember.args", 1))
     if not condition.matches(args):
         raise GrantRefused("remember.args does not fit the call that you approve, so it can't be what you mean.")
-    return wanted if widens else {"allOf": [exactly(args), wanted]}
+    try:
+        rfc8785.dumps(wanted)
+    except (rfc8785.CanonicalizationError, UnicodeError) as error:
+        raise GrantRefused(f"remember.args can't be kept exactly as it is: {error}") from error
+    if widens:
+        return wanted
+    if conditions.problem((When({"allOf": [{}, wanted]}, "auto"),)) is not None:
+        raise GrantRefused("remember.args refers to a part of itself, which only an admin's may: write the part out.")
+    return {"allOf": [exactly(args), wanted]}
 
 
 async def insert(tx: Tx, approval: Approval, remember: Remember, matches: dict[str, Any], granted_by: UUID) -> UUID:

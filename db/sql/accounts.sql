@@ -91,7 +91,13 @@ UPDATE user_sessions SET user_id = $2 WHERE user_id = $1;
 UPDATE turns SET requester_id = $2 WHERE requester_id = $1 AND status IN ('queued', 'running', 'awaiting_approval');
 
 -- name: move_approvals
-UPDATE approvals SET requested_by = $2 WHERE requested_by = $1 AND status = 'pending';
+-- What is not over: undecided, decided and not acted on, or of an outcome that nobody knows.
+UPDATE approvals a SET requested_by = $2
+ WHERE a.requested_by = $1
+   AND (a.status = 'pending' OR a.handled_at IS NULL OR EXISTS (
+        SELECT 1 FROM executions e
+         WHERE e.session_id = a.session_id AND e.tool_call_id = a.tool_call_id
+           AND e.status IN ('running', 'outcome_unknown')));
 
 -- name: move_questions
 UPDATE questions SET asked_of = $2 WHERE asked_of = $1 AND status = 'open';

@@ -4,12 +4,13 @@ INSERT INTO approval_grants (grant_id, tool_id, tool_name, schema_hash, session_
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + make_interval(secs => $10));
 
 -- name: live
--- What may spare a call its question, newest first; held until the end of the transaction against being revoked.
+-- What may spare a call its question, newest first; held until the end of the transaction against being revoked. Not
+-- shared: calls in two threads that each count a use of one grant would wait for each other.
 SELECT g.grant_id FROM approval_grants g
  WHERE g.requester_id = $1 AND g.tool_id = $2 AND g.schema_hash = $3 AND (g.session_id IS NULL OR g.session_id = $4)
    AND g.revoked_at IS NULL AND g.expires_at > now() AND g.created_at + make_interval(secs => $5) > now()
  ORDER BY g.created_at DESC, g.grant_id LIMIT 20
-   FOR SHARE;
+   FOR NO KEY UPDATE;
 
 -- name: details
 SELECT g.* FROM approval_grant_details g
