@@ -312,6 +312,8 @@ class Accounts(Part):
     async def _link(self, user_id: UUID, team: str, chat_user: str, *, by: Principal) -> Account:
         """Let the account take the chat identity over, with what it owns and asks for."""
         async with self._database.transaction() as tx:
+            if (row := await tx.fetchrow(sql.find_chat_user, chat_user, team)) is not None:
+                await tx.execute(sql.lock_threads, row["user_id"])
             found = await tx.fetchrow(sql.lock, user_id)
             if found is None:
                 raise users.UserNotFound

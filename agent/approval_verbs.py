@@ -279,7 +279,9 @@ class ApprovalVerbs(Decisions):
         requester = await users.read(tx, approval.requested_by.user_id)
         default, own = await catalogue.rows(tx, approval.tool_id, requester.user_id)
         ruling = policy.rule_on(approval.args, read_only=listed.spec.read_only, default=default, own=own)
-        if ruling.verdict is Verdict.DENY or requester.disabled:
+        if requester.disabled:
+            raise DeniedByPolicy("Whoever asked for this call is disabled, so it can't run again for them.")
+        if ruling.verdict is Verdict.DENY:
             raise DeniedByPolicy(f"Policy denies {approval.tool_name} with these arguments by now.")
         return ruling
 
@@ -346,6 +348,10 @@ def _entries(approvers: Sequence[str]) -> tuple[str, ...]:
         raise BadApprovers(f"Name 1 to {MOST_APPROVERS} approvers.")
     for entry in found:
         role = entry.removeprefix(policy.ROLE_PREFIX)
-        if not 1 <= len(entry) <= _LONGEST_ENTRY or (role != entry and role not in list(Role)):
-            raise BadApprovers(f"{entry[:_LONGEST_ENTRY]!r} is no approver: name users, groups or role:<role>.")
+        no_role = role != entry and role not in list(Role)
+        no_channel = entry.startswith(policy.CHANNEL_PREFIX) and not policy.groups_needed([entry])
+        if not 1 <= len(entry) <= _LONGEST_ENTRY or no_role or no_channel:
+            raise BadApprovers(
+                f"{entry[:_LONGEST_ENTRY]!r} is no approver: name users, groups, channel:<id> or role:<role>."
+            )
     return found

@@ -36,9 +36,10 @@ async def keep(
     if not parts:
         return [], ""
     room = SESSION_LIMIT - await tx.fetchval(sql.size_of_session, session_id)
+    first = await tx.fetchval(sql.next_position, session_id, tool_call_id)  # a call may run again
     told: list[dict[str, str]] = []
     names: list[str] = []
-    for position, (kind, file, described) in enumerate(parts):
+    for position, (kind, file, described) in enumerate(parts, first):
         room -= len(file.content)
         if room < 0:
             names.append(f"not {described}, as this session has no room for more files")

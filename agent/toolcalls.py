@@ -262,12 +262,14 @@ class ToolCalls:
         )
         await store.save(tx, asked, approval)
         await tx.execute(grants.sql.use, grant.grant_id)
-        opened = {
+        opened: dict[str, Any] = {
             "tool_name": approval.tool_name,
             "args_digest": approval.args_digest,
             "status": "approved",
             "grant_id": grant.grant_id,
         }
+        if (missing := tool.spec.unsandboxed) is not None:
+            opened["unsandboxed"] = missing
         await audit.record(tx, Kind.APPROVAL_OPENED, actor=run.requester.user_id, subject=approval_id, data=opened)
         return await self._decided(tx, run, call, tool, approval, groups)
 

@@ -84,6 +84,15 @@ DELETE FROM tool_approval_config a USING tool_approval_config b
 -- name: move_rows
 UPDATE tool_approval_config SET user_id = $2 WHERE user_id = $1;
 
+-- name: lock_threads
+-- The threads in which something of a user's will change hands, before the user: who decides in one locks it first, too.
+SELECT session_id FROM user_sessions
+ WHERE session_id = ANY(ARRAY(
+       SELECT session_id FROM user_sessions WHERE user_id = $1
+       UNION
+       SELECT session_id FROM turns WHERE requester_id = $1 AND status IN ('queued', 'running', 'awaiting_approval')))
+ ORDER BY session_id FOR NO KEY UPDATE;
+
 -- name: move_sessions
 UPDATE user_sessions SET user_id = $2 WHERE user_id = $1;
 

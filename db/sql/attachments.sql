@@ -5,6 +5,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 -- name: size_of_session
 SELECT coalesce(sum(size), 0) FROM attachments WHERE session_id = $1;
 
+-- name: next_position
+SELECT coalesce(max(position) + 1, 0) FROM attachments WHERE session_id = $1 AND tool_call_id = $2;
+
 -- name: read
 SELECT attachment_id, kind, name, media_type, size, tool_call_id, created_at, content
   FROM attachments WHERE attachment_id = $1 AND session_id = $2;

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent import accounts, audit, pins
+from agent import accounts, audit, pins, sessions
 from agent.approvals import grants
 from agent.approvals.grants import GrantRefused, Remember, Scope
 from agent.approvals.policy import Rule
@@ -70,7 +70,7 @@ async def test_a_narrowing_schema_that_would_not_be_one_beside_the_arguments(sti
 @pytest.mark.parametrize("by", [ADMIN, BOB], ids=["admin", "approver"])
 async def test_a_schema_that_no_canonical_json_can_hold(still: Still, args: Any, by: Any) -> None:
     asked = await still.ask()
-    with pytest.raises(GrantRefused, match="remember.args"):
+    with pytest.raises(GrantRefused, match=r"^remember\.args"):
         await still.floor.decide(asked, by=by, remember=Remember(Scope.THREAD, HOUR, args))
 
 
@@ -79,7 +79,7 @@ async def test_two_threads_use_one_grant_at_one_instant(still: Still) -> None:
     await granted(still, ann, asked_by=ann, scope=Scope.ME)
     grant = await only_grant(still)
     async with still.floor.core.database.transaction() as tx:
-        key = {"requester": ann.user_id, "tool_id": grant.tool_id, "schema_hash": grant.schema_hash}
+        key: dict[str, Any] = {"requester": ann.user_id, "tool_id": grant.tool_id, "schema_hash": grant.schema_hash}
         await grants.covering(tx, {"service": "web"}, session_id=still.session_id, max_age_s=HOUR, **key)
         other = asyncio.create_task(again(still, by=ann, session_id=await still.floor.session(ann)))
         await somebody_waits(still)
@@ -119,6 +119,19 @@ async def test_what_was_approved_before_the_requester_linked_their_account_still
     await still.service.link_account(ann.user_id, "U1ALICE", by=ADMIN)
     await still.finished(approval)
     assert still.ran == ["web"]
+
+
+async def test_a_chat_user_is_linked_while_somebody_decides_in_their_thread(still: Still) -> None:
+    """Threads are locked before people: who decides has the thread, and refers to people."""
+    await still.ask(by=ALICE)
+    alice = await still.service.principal_of_chat(ALICE)
+    ann = await still.floor.user("ann")
+    async with still.floor.core.database.transaction() as tx:
+        await sessions.lock(tx, still.session_id)
+        linking = asyncio.create_task(still.service.link_account(ann.user_id, "U1ALICE", by=ADMIN))
+        await somebody_waits(still)
+        await tx.execute("SELECT 1 FROM users WHERE user_id = $1 FOR KEY SHARE", alice.user_id)
+    assert (await linking).slack_user_id == "U1ALICE"
 
 
 async def test_a_grant_for_a_guest_spares_nothing_that_guests_may_not_ask_for(still: Still) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.approvals.life import AlreadyResolved, NotYours, OnlyAdminsWiden
+from agent.approvals.life import AlreadyResolved, BadApprovers, NotYours, OnlyAdminsWiden
 from agent.approvals.people import UnknownApprover
 from agent.approvals.policy import Rule
 from agent.approvals.types import (
@@ -23,6 +23,7 @@ from agent.approvals.types import (
 from agent.house import Disabled
 from agent.sessions import SessionNotFound
 from agent.toolbox import ToolPatch
+from agent.tools.base import Outcome, ToolResult
 from agent.tools.catalogue import ToolWithheld
 from agent.types import ChatUser, EventKind, Role
 from tests.integration.conftest import ADMIN, ALICE, BOB, CAROL
@@ -277,3 +278,29 @@ async def test_a_users_own_rule_escalates_to_themselves(still: Still) -> None:
     await still.floor.core.sweeps._reminders.escalate()
     with pytest.raises(NotAnApprover):
         await still.floor.decide(approval, by=ALICE)
+
+
+async def test_both_runs_of_a_call_give_more_than_the_model_reads(still: Still) -> None:
+    async def long(_args: Any) -> ToolResult:
+        return ToolResult("half of it\n" * 20_000, Outcome.UNKNOWN)
+
+    async def longer(_args: Any) -> ToolResult:
+        return ToolResult("all of it\n" * 20_000)
+
+    still.floor.tools["restart"].effect = long
+    approval = await still.ask(by=ALICE)
+    await still.floor.decide(approval, by=BOB)
+    await still.finished(approval)
+    still.floor.tools["restart"].effect = longer
+    await resolve(still, approval, Action.RUN_AGAIN)
+    await still.advance()
+    after = await read(still.floor, approval)
+    assert (still.ran, after.execution) == (["web", "web"], ExecutionStatus.SUCCEEDED)
+    assert [shown.kind.value for shown in after.attachments] == ["text", "text"]
+
+
+@pytest.mark.parametrize("entry", ["channel:general", "channel:", "channel:c0ops"])
+async def test_an_admin_hands_a_call_to_a_channel_that_can_be_none(still: Still, entry: str) -> None:
+    approval = await still.ask(by=ALICE)
+    with pytest.raises(BadApprovers, match="no approver"):
+        await still.service.reassign_approval(approval.approval_id, [entry], by=ADMIN)
