@@ -264,6 +264,7 @@ class ApprovalVerbs(Decisions):
                 "args_digest": approval.args_digest,
                 "reason": reason,
                 "result_digest": store.digest(words),
+                "door": door,
                 "turn_id": turn_id,
             }
             await audit.record(tx, Kind.APPROVAL_RESOLVED, actor=person.user_id, subject=approval_id, data=data)

@@ -16,6 +16,7 @@ from agent.approvals.types import (
     ChangedMeanwhile,
     Decision,
     DeniedByPolicy,
+    Door,
     ExecutionStatus,
     NotAnApprover,
     OwnRequest,
@@ -28,7 +29,7 @@ from agent.tools.catalogue import ToolWithheld
 from agent.types import ChatUser, EventKind, Role
 from tests.integration.conftest import ADMIN, ALICE, BOB, CAROL
 from tests.integration.test_approvals import DENIED, GROUP, Still, still
-from tests.integration.test_resolutions import read, resolve, told, unknown
+from tests.integration.test_resolutions import audited, read, resolve, told, unknown
 
 __all__ = ["still"]
 
@@ -292,10 +293,12 @@ async def test_both_runs_of_a_call_give_more_than_the_model_reads(still: Still) 
     await still.floor.decide(approval, by=BOB)
     await still.finished(approval)
     still.floor.tools["restart"].effect = longer
-    await resolve(still, approval, Action.RUN_AGAIN)
+    await resolve(still, approval, Action.RUN_AGAIN, door=Door.API)
     await still.advance()
     after = await read(still.floor, approval)
     assert (still.ran, after.execution) == (["web", "web"], ExecutionStatus.SUCCEEDED)
+    (said,) = await audited(still.floor, approval, "approval.resolved")
+    assert said["data"]["door"] == "api"
     assert [shown.kind.value for shown in after.attachments] == ["text", "text"]
 
 
