@@ -20,6 +20,7 @@ class Kind(StrEnum):
 
     APPROVAL_OPENED = "approval.opened"
     APPROVAL_SHOWN = "approval.shown"
+    APPROVAL_PREVIEWED = "approval.previewed"
     APPROVAL_VOTED = "approval.voted"
     APPROVAL_SETTLED = "approval.settled"
     APPROVAL_WITHDRAWN = "approval.withdrawn"

@@ -194,6 +194,7 @@ class Endings:
         await sessions.raise_epoch(tx, session_id)
         await tx.execute(transcript.sql.forget, session_id)
         await tx.execute(attachments.sql.forget, session_id)
+        await tx.execute(store.sql.forget_previews, session_id)
         await tx.execute(events.sql.forget, session_id)
         await tx.execute(turns.sql.forget, session_id)
         await tx.execute(questions.sql.forget, session_id)

@@ -15,6 +15,7 @@ from agent.house import House
 from agent.identities import Identities
 from agent.ports import Courier, GroupDirectory, ProfileDirectory
 from agent.questions.asking import Asking
+from agent.previews import Previews
 from agent.reminders import Reminders
 from agent.run import Limits
 from agent.sealing import Sealer
@@ -46,6 +47,7 @@ class Core:
     turns: TurnWorker
     worker: Worker
     sweeps: Sweeps
+    previews: Previews
 
     async def follow_servers(self) -> None:
         """Have the registered MCP servers, before anything is tried."""
@@ -149,6 +151,7 @@ async def open_core(
             turns=turns,
             worker=Worker(pool, turns.advance, concurrency=concurrency),
             sweeps=Sweeps(database, endings, Reminders(database, approvers)),
+            previews=Previews(database, registry),
         )
     finally:
         await pool.close()

@@ -210,6 +210,7 @@ class Process:
             self._start("catalogue", core.publish_tools(alone=self._roles.alone))
             self._start("worker", core.worker.run())
             self._start("sweeps", core.sweeps.run())
+            self._start("previews", core.previews.run())
         for name, problem in core.registry.problems().items():
             log.warning("tools.problem", source=name, problem=problem)
         self._start("checks", self._check_again())
@@ -302,7 +303,7 @@ class Process:
             self._server.should_exit = True
         for names in (
             ("socket", "worker"),
-            ("sweeps", "catalogue", "checks", "presenter", "change cards", "http"),
+            ("sweeps", "previews", "catalogue", "checks", "presenter", "change cards", "http"),
             ("tools", "hub"),
         ):
             ending = [self._loops[name] for name in names if name in self._loops]

@@ -27,7 +27,7 @@ async def chat(settings: Settings) -> int:
         loops = [asyncio.create_task(loop) for loop in (core.hub.run(), core.registry.run())]
         await core.registry.ready()
         await core.publish_once(alone=False)
-        loops += [asyncio.create_task(loop) for loop in (core.worker.run(), core.sweeps.run())]
+        loops += [asyncio.create_task(loop) for loop in (core.worker.run(), core.sweeps.run(), core.previews.run())]
         try:
             if parts.is_demo(model):
                 print("A demo model answers: rules, not AI.")

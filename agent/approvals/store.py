@@ -18,6 +18,7 @@ from agent.approvals.types import (
     Door,
     ExecutionStatus,
     InvalidArguments,
+    Preview,
     Resolution,
     Vote,
 )
@@ -231,6 +232,7 @@ def _approval(row: Any) -> Approval:
         is_overruled=row["overruled"] is not None,
         overruled=_entries((row["overruled"] or {}).get("approvers")),
         resolutions=tuple(_resolution(word) for word in row["resolutions"] or ()),
+        preview=_preview(extras.get("preview")),
     )
 
 
@@ -246,6 +248,12 @@ def _decider(row: Any) -> Person | None:
 
 def _person(found: dict[str, Any]) -> Person:
     return Person(UUID(found["user_id"]), found["username"], found["display_name"], found["chat_user"])
+
+
+def _preview(found: dict[str, Any] | None) -> Preview | None:
+    if found is None:
+        return None
+    return Preview(found["text"], found["ok"], found["args_digest"], datetime.fromisoformat(found["made_at"]))
 
 
 def _resolution(word: dict[str, Any]) -> Resolution:

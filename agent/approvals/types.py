@@ -61,6 +61,16 @@ class Vote:
     """When the person had last entered a password; None for keys, service tokens, and doors without passwords."""
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What the tool says that the call would do, with the arguments whose digest it names; nothing was changed for it."""
+
+    text: str
+    ok: bool
+    args_digest: str
+    made_at: datetime
+
+
 class Action(StrEnum):
     """What one person says of a call whose outcome is unknown."""
 
@@ -137,6 +147,8 @@ class Approval:
     overruled: tuple[str, ...] | None = None
     resolutions: tuple[Resolution, ...] = ()
     deciders: tuple[Approver, ...] = ()
+    preview: Preview | None = None
+    """Of the arguments as they are now; None where there is none, or not yet."""
 
     @property
     def is_settled(self) -> bool:

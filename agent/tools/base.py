@@ -18,6 +18,11 @@ TOOL_NAMESPACE = UUID("6f5c1b57-6a3c-5b2e-9a43-0d3a7f1e2b11")
 RESULT_LIMIT = 24_000
 """Characters of a result that reach the model; about 6,000 tokens."""
 
+PREVIEW_S = 10.0
+"""How long a preview may take: people wait with their decision, but not for long."""
+PREVIEW_LIMIT = 3_000
+"""Characters of a preview that are kept."""
+
 UNSANDBOXED = "unsandboxed"
 """The annotation that says what a sandbox on this machine can't protect."""
 
@@ -66,6 +71,8 @@ class ToolSpec:
     """Regular expressions of what must not be read in its results."""
     credentials: str | None = None
     """What kind of its server's own credentials a call uses; told in the audit log."""
+    previews: bool = False
+    """It can say what a call would do: it is a Previewing."""
 
     @property
     def repeatable(self) -> bool:
@@ -144,6 +151,14 @@ class Tool(Protocol):
     def spec(self) -> ToolSpec: ...
 
     async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult: ...
+
+
+class Previewing(Protocol):
+    """A tool that can say what a call would do. It runs before anybody has approved the call, so it changes nothing."""
+
+    async def preview(self, args: Mapping[str, Any], context: CallContext) -> ToolResult | None:
+        """Return what the call would do, or None where that can't be said of these arguments; it may raise."""
+        ...
 
 
 class ToolSource(Protocol):

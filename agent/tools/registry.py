@@ -5,13 +5,25 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import structlog
 
 from agent.tools.arguments import validate
-from agent.tools.base import CallContext, Outcome, Source, Tool, ToolResult, ToolSource, ToolSpec
+from agent.tools.base import (
+    PREVIEW_LIMIT,
+    PREVIEW_S,
+    CallContext,
+    Outcome,
+    Previewing,
+    Source,
+    Tool,
+    ToolResult,
+    ToolSource,
+    ToolSpec,
+    capped,
+)
 from agent.tools.redaction import finished, fit_to_show
 
 __all__ = ["Changed", "Registry", "validate"]
@@ -34,6 +46,9 @@ class _Named:
 
     async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
         return await self.inner.run(args, context)
+
+    async def preview(self, args: Mapping[str, Any], context: CallContext) -> ToolResult | None:
+        return await cast("Previewing", self.inner).preview(args, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +174,25 @@ class Registry:
             log.warning("tool.raised", tool=spec.name, tool_call_id=context.tool_call_id, error=type(error).__name__)
             return replace(result, text=finished(spec, result.text, self._redact))
 
+    async def preview(self, tool: Tool, args: Mapping[str, Any], context: CallContext) -> ToolResult | None:
+        """Return what a tool that previews says a call would do, as everyone may read it; raises only cancellation."""
+        spec = tool.spec
+        deadline = asyncio.timeout(PREVIEW_S + GRACE_S)
+        try:
+            async with deadline:
+                result = await cast("Previewing", tool).preview(args, context)
+            if result is None:
+                return None
+            text = finished(spec, result.text, self._redact)
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+                raise
+            log.warning("tool.preview_raised", tool=spec.name, error=type(error).__name__)
+            if deadline.expired():
+                return ToolResult(f"it gave no answer within {PREVIEW_S:g} s.", Outcome.FAILED)
+            return ToolResult(finished(spec, _said(error), self._redact)[:PREVIEW_LIMIT], Outcome.FAILED)
+        return ToolResult(capped(text, PREVIEW_LIMIT), result.outcome)
+
     async def _keep(self, source: ToolSource) -> None:
         name, delay = type(source).__name__, RESTART_S[0]
         while True:
@@ -235,6 +269,9 @@ def _late(spec: ToolSpec) -> ToolResult:
 
 
 def _raised(spec: ToolSpec, error: BaseException) -> ToolResult:
+    return ToolResult(f"`{spec.name}` failed: {_said(error)}", Outcome.FAILED)
+
+
+def _said(error: BaseException) -> str:
     said = " ".join(str(error).split())[:300]
-    what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return ToolResult(f"`{spec.name}` failed: {what}", Outcome.FAILED)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

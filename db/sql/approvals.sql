@@ -124,3 +124,7 @@ SELECT a.*, opsagent_approval_extras(a.session_id, a.tool_call_id, a.tool_id) AS
        SELECT d.* FROM resolutions r JOIN approval_records d USING (approval_id)
         WHERE r.turn_id = $1
        LIMIT 1) a;
+
+-- name: forget_previews
+-- What was previewed in a session that is no more.
+DELETE FROM approval_previews p USING approvals a WHERE a.approval_id = p.approval_id AND a.session_id = $1;

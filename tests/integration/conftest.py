@@ -88,6 +88,7 @@ async def running(dsn: str, *, tools: CountingTools | None = None, model: Any = 
         await core.publish_once(alone=True)
         if work:
             loops += [asyncio.create_task(core.worker.run()), asyncio.create_task(core.sweeps.run())]
+            loops.append(asyncio.create_task(core.previews.run()))
         try:
             yield Floor(core, tools, model)
         finally:

@@ -51,8 +51,11 @@ class ArgvCommand:
         return made
 
 
-def build(declaration: Declaration, house: House) -> ArgvCommand:
-    """Return the command; raises BadTool where a value could become anything but one argument."""
+def build(declaration: Declaration, house: House, *, all_used: bool = True) -> ArgvCommand:
+    """Return the command; raises BadTool where a value could become anything but one argument.
+
+    `all_used`: a parameter that stands nowhere in it is a mistake.
+    """
     written: list[Any] = declaration.section["command"]
     first = written[0]
     if not isinstance(first, str) or references(first):
@@ -64,7 +67,8 @@ def build(declaration: Declaration, house: House) -> ArgvCommand:
             f"`{first}` runs what its arguments say, so it can't have parameters: name the program itself.",
             *("argv", "command", 0),
         )
-    _check_all_used(declaration, elements)
+    if all_used:
+        _check_all_used(declaration, elements)
     ok = tuple(declaration.section.get("ok_exit_codes", (0,)))
     env = declaration.settings("argv", "env")
     return ArgvCommand(declaration, house, program, elements, env, ok, declaration.read_only is True)

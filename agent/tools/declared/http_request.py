@@ -59,8 +59,11 @@ class HttpRequest:
         return self.declaration.finish.apply(f"{head}\n{answer.text}{cut}".strip())
 
 
-def build(declaration: Declaration, house: House) -> HttpRequest:
-    """Return the request; raises BadTool where a value could change where it goes."""
+def build(declaration: Declaration, house: House, *, all_used: bool = True) -> HttpRequest:
+    """Return the request; raises BadTool where a value could change where it goes.
+
+    `all_used`: a parameter that stands nowhere in it is a mistake.
+    """
     section = declaration.section
     method = section.get("method", "GET")
     if declaration.read_only and method not in (*_READS, "POST"):
@@ -72,7 +75,7 @@ def build(declaration: Declaration, house: House) -> HttpRequest:
     used |= templates.check(declaration, section.get("query", {}), "http", "query")
     used |= templates.check(declaration, section.get("body"), "http", "body")
     for name in declaration.parameters:
-        if name not in used:
+        if all_used and name not in used:
             raise BadTool(f"the parameter `{name}` is used nowhere.", "parameters", name)
     read_only = method in _READS if declaration.read_only is None else declaration.read_only
     return HttpRequest(declaration, house, plain_headers(declaration, "http", "headers"), read_only)

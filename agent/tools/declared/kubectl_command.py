@@ -26,6 +26,8 @@ class KubectlCommand:
     program: str
     parameters: dict[str, Parameter]
     read_only: bool
+    dry_run: bool = False
+    """The server is only asked what it would do."""
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class KubectlCommand:
             *verb.words.split(),
             *([resource] if verb.form == "verb TYPE" else []),
             *verb.fixed,
+            *(["--dry-run=server"] if self.dry_run else []),
             *self._where(resource, given),
         ]
         for flag, value in given.items():

@@ -29,6 +29,8 @@ class Verb:
     resources: frozenset[str] = frozenset()
     """What it is for; empty: anything."""
     fixed: tuple[str, ...] = ()
+    dry_run: bool = False
+    """Whether it knows --dry-run=server."""
     form: Literal["TYPE NAME", "TYPE/NAME", "NAME", "verb TYPE"] = "TYPE NAME"
     """How it takes what it is for: two words, one, the name alone, or the type as a second verb."""
 
@@ -91,7 +93,14 @@ VERBS = {
         Verb("rollout status", needs_name=True, resources=_WORKLOADS, fixed=("--watch=false",)),
         Verb("rollout history", flags=frozenset({"revision"}), needs_name=True, resources=_WORKLOADS),
         Verb("rollout restart", writes=True, needs_name=True, resources=_WORKLOADS),
-        Verb("rollout undo", writes=True, flags=frozenset({"to_revision"}), needs_name=True, resources=_WORKLOADS),
+        Verb(
+            "rollout undo",
+            writes=True,
+            flags=frozenset({"to_revision"}),
+            needs_name=True,
+            resources=_WORKLOADS,
+            dry_run=True,
+        ),
         Verb("rollout pause", writes=True, needs_name=True, resources=frozenset({"deployments"})),
         Verb("rollout resume", writes=True, needs_name=True, resources=frozenset({"deployments"})),
         Verb(
@@ -101,10 +110,18 @@ VERBS = {
             needs=("replicas",),
             needs_name=True,
             resources=_WORKLOADS | {"replicasets"},
+            dry_run=True,
         ),
-        Verb("delete", writes=True, flags=frozenset({"grace_period"}), needs_name=True, fixed=("--wait=false",)),
-        Verb("cordon", writes=True, needs_name=True, resources=frozenset({"nodes"}), form="NAME"),
-        Verb("uncordon", writes=True, needs_name=True, resources=frozenset({"nodes"}), form="NAME"),
+        Verb(
+            "delete",
+            writes=True,
+            flags=frozenset({"grace_period"}),
+            needs_name=True,
+            fixed=("--wait=false",),
+            dry_run=True,
+        ),
+        Verb("cordon", writes=True, needs_name=True, resources=frozenset({"nodes"}), form="NAME", dry_run=True),
+        Verb("uncordon", writes=True, needs_name=True, resources=frozenset({"nodes"}), form="NAME", dry_run=True),
     )
 }
 """None of these opens a shell, forwards a port, copies files, reads a file of ours or applies one."""

@@ -13,6 +13,7 @@ from agent.sandbox.policy import Mode
 from agent.tools.arguments import schema_problem
 from agent.tools.base import UNSANDBOXED, CallContext, Outcome, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
 from agent.tools.declared import argv_command, files, http_request, kubectl_command, process, promql_query, sql_query
+from agent.tools.declared import preview as previewing
 from agent.tools.declared.declaration import BadTool, Declaration, House, declarations
 from agent.tools.declared.parameters import BadParameter, Unfit
 
@@ -51,10 +52,19 @@ class DeclaredTool:
 
     spec: ToolSpec
     kind: Kind
+    previewer: previewing.Preview | None = None
 
     async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
         try:
             return await self.kind.run(args, context)
+        except Unfit as error:
+            return ToolResult(str(error), Outcome.FAILED)
+
+    async def preview(self, args: Mapping[str, Any], context: CallContext) -> ToolResult | None:
+        if self.previewer is None:
+            return None
+        try:
+            return await self.previewer.run(args, context)
         except Unfit as error:
             return ToolResult(str(error), Outcome.FAILED)
 
@@ -139,6 +149,7 @@ class DeclaredTools:
 def _offered(declaration: Declaration, house: House) -> DeclaredTool:
     try:
         kind = _BUILDERS[declaration.kind](declaration, house)
+        previewer = previewing.build(declaration, house)
     except BadParameter as error:
         raise BadTool(str(error)) from error
     if problem := schema_problem(kind.schema):
@@ -170,5 +181,6 @@ def _offered(declaration: Declaration, house: House) -> DeclaredTool:
         read_only=read_only,
         idempotent=declaration.idempotent,
         timeout_s=declaration.timeout_s,
+        previews=previewer is not None,
     )
-    return DeclaredTool(spec, kind)
+    return DeclaredTool(spec, kind, previewer)
