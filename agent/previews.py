@@ -75,7 +75,7 @@ class Previews:
     async def _make_safely(self, approval_id: UUID) -> None:
         try:
             await self.make(approval_id)
-        except Exception as error:  # one preview: the call waits for people without it
+        except Exception as error:  # noqa: BLE001 - one preview: the call waits for people without it
             log.warning("preview.not_made", approval_id=str(approval_id), error=f"{type(error).__name__}: {error}")
 
     async def make(self, approval_id: UUID) -> None:

@@ -133,6 +133,15 @@ class ResolutionOut(Out):
     at: Time
 
 
+class PreviewOut(Out):
+    """What the tool says that the call would do; nothing has been changed for it."""
+
+    text: str = Field(description="Where it failed, why.")
+    ok: bool
+    args_digest: str
+    made_at: Time
+
+
 class ApprovalOut(Out):
     """The decision that one tool call needs: `args` and `args_digest` are what will run."""
 
@@ -171,6 +180,9 @@ class ApprovalOut(Out):
     )
     escalated_at: Time | None
     resolutions: list[ResolutionOut] = Field(description="What people said while its outcome was unknown.")
+    preview: PreviewOut | None = Field(
+        description="What it would do with `args` as they are; null: not made (yet), or its tool offers none."
+    )
 
 
 class UsageOut(Out):

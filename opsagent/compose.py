@@ -14,8 +14,8 @@ from agent.graph.nodes import Nodes
 from agent.house import House
 from agent.identities import Identities
 from agent.ports import Courier, GroupDirectory, ProfileDirectory
-from agent.questions.asking import Asking
 from agent.previews import Previews
+from agent.questions.asking import Asking
 from agent.reminders import Reminders
 from agent.run import Limits
 from agent.sealing import Sealer

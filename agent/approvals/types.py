@@ -63,7 +63,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What the tool says that the call would do, with the arguments whose digest it names; nothing was changed for it."""
+    """What the tool says that the call would do with the arguments whose digest it names; it has changed nothing."""
 
     text: str
     ok: bool

@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import inspect
 import json
 import linecache
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -24,6 +26,7 @@ class ToolFiles:
 
     def __init__(self) -> None:
         self._tools: dict[str, BaseTool] = {}
+        self._previews: dict[str, Callable[..., Any]] = {}
         self._runner = asyncio.Runner()
 
     def load(self, files: list[dict[str, str]]) -> dict[str, Any]:
@@ -33,7 +36,7 @@ class ToolFiles:
         for file in files:
             name = Path(file["path"]).name
             try:
-                found = _run(Path(file["path"]), file["source"])
+                module, found = _run(Path(file["path"]), file["source"])
             except (Exception, SystemExit) as error:  # noqa: BLE001 - one file's code; the others still load
                 said = " ".join(str(error).split())[:200]
                 problems[name] = f"{name} could not be loaded: {type(error).__name__}: {said}"
@@ -45,11 +48,15 @@ class ToolFiles:
                     )
                     continue
                 try:
-                    described.append({"file": name, **_described(tool)})
+                    said = _described(tool)
+                    preview = _preview(module, said["metadata"])
+                    described.append({"file": name, **said})
                 except Exception as error:  # noqa: BLE001 - one tool's declaration; the others still load
                     problems[f"{name}: {tool.name}"] = f"`{tool.name}` in {name} can't be offered: {error}"
                     continue
                 self._tools[tool.name] = tool
+                if preview is not None:
+                    self._previews[tool.name] = preview
         return {"tools": described, "problems": problems}
 
     def call(self, tool: str, args: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +76,19 @@ class ToolFiles:
             answer, artifact = answer.content, answer.artifact
         return {"text": _text(answer), "failed": False, **shown.of(answer, artifact)}
 
+    def preview(self, tool: str, args: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
+        """Return what a tool's preview function says of these arguments; `context` is the same as a call's."""
+        found = self._previews.get(tool)
+        if found is None:
+            return {"text": f"`{tool}` has no preview.", "failed": True}
+        try:
+            answer = found(**args)
+            if inspect.isawaitable(answer):
+                answer = self._runner.run(_awaited(answer))
+        except ToolException as error:
+            return {"text": str(error) or "It failed.", "failed": True}
+        return {"text": _text(answer), "failed": False}
+
     def _answer(self, tool: BaseTool, args: dict[str, Any], config: Any) -> Any:
         given: Any = args
         if tool.response_format == "content_and_artifact":
@@ -80,16 +100,21 @@ class ToolFiles:
 
 
 async def _alone(tool: BaseTool, args: Any, config: Any) -> Any:
+    return await _awaited(tool.ainvoke(args, config))
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    """Return the answer, and end the tasks that it leaves behind."""
     before = asyncio.all_tasks()
     try:
-        return await tool.ainvoke(args, config)
+        return await answer
     finally:
         for task in asyncio.all_tasks() - before:
             task.cancel()
 
 
-def _run(path: Path, source: str) -> list[BaseTool]:
-    """Run the source as a module of its own name and return its tools, each once."""
+def _run(path: Path, source: str) -> tuple[ModuleType, list[BaseTool]]:
+    """Run the source as a module of its own name and return it with its tools, each once."""
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:12]
     module = ModuleType(f"opsagent_custom_{digest}_{path.stem}")
     module.__file__ = str(path)
@@ -102,7 +127,19 @@ def _run(path: Path, source: str) -> list[BaseTool]:
         del sys.modules[module.__name__]
         raise
     tools = {id(value): value for value in vars(module).values() if isinstance(value, BaseTool)}
-    return list(tools.values())
+    return module, list(tools.values())
+
+
+def _preview(module: ModuleType, metadata: dict[str, Any]) -> Callable[..., Any] | None:
+    """Return the function that the metadata names; raises ValueError where the file has none of that name."""
+    said = metadata.get("preview")
+    name = cast("dict[str, Any]", said).get("function") if isinstance(said, dict) else said
+    if name is None:
+        return None
+    found = getattr(module, name, None) if isinstance(name, str) else None
+    if not callable(found) or isinstance(found, BaseTool):
+        raise ValueError(f"its preview {name!r} is no plain function of the file.")
+    return found
 
 
 def _described(tool: BaseTool) -> dict[str, Any]:

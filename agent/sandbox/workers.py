@@ -99,7 +99,13 @@ class WorkerPool:
                 self._retire(worker)
         return Loaded(tuple(ToolDescription(**tool) for tool in answer["tools"]), dict(answer["problems"]))
 
-    async def call(self, tool: str, args: Mapping[str, Any], context: CallContext, timeout: float) -> ToolResult:
+    async def preview(self, tool: str, args: Mapping[str, Any], context: CallContext, timeout: float) -> ToolResult:
+        """Run a tool's preview as a call is run."""
+        return await self.call(tool, args, context, timeout, do="preview")
+
+    async def call(
+        self, tool: str, args: Mapping[str, Any], context: CallContext, timeout: float, *, do: str = "call"
+    ) -> ToolResult:
         """Run one call; a worker that doesn't answer in time is killed, and then its effect is unknown."""
         try:
             async with asyncio.timeout(timeout):
@@ -111,7 +117,7 @@ class WorkerPool:
         try:
             async with asyncio.timeout(timeout):
                 asked = {"tool": tool, "args": dict(args), "context": _plain(context)}
-                answer = await worker.ask("call", **asked)
+                answer = await worker.ask(do, **asked)
         except WorkerFailed as error:
             return ToolResult(f"`{tool}` failed: {error}", Outcome.FAILED)
         except TimeoutError:

@@ -15,7 +15,18 @@ from agent.sandbox.policy import Mode, SandboxSpec, SandboxUnavailable
 from agent.sandbox.worker_process import WorkerLost
 from agent.sandbox.workers import TOOL_FILES, ToolDescription, WorkerPool
 from agent.tools.arguments import schema_problem
-from agent.tools.base import UNSANDBOXED, CallContext, Source, Tool, ToolResult, ToolSpec, schema_hash, tool_id
+from agent.tools.base import (
+    PREVIEW_S,
+    UNSANDBOXED,
+    CallContext,
+    Outcome,
+    Source,
+    Tool,
+    ToolResult,
+    ToolSpec,
+    schema_hash,
+    tool_id,
+)
 
 GROUP = "opsagent.tools"
 """The entry points by which installed packages bring tools."""
@@ -27,9 +38,10 @@ _ENTRY = re.compile(r"([A-Za-z_][\w.]*)(?::([A-Za-z_]\w*))?")
 _KNOWN = frozenset(
     {
         *("risk", "read_only", "idempotent", "timeout_s", "network", "hosts", "read_paths", "write_paths", "secrets"),
-        "memory_mb",
+        *("memory_mb", "preview"),
     }
 )
+_OF_A_PREVIEW = frozenset({"function", "network", "hosts", "read_paths", "secrets", "memory_mb"})
 
 log = structlog.get_logger()
 
@@ -51,8 +63,21 @@ class _CustomTool:
     spec: ToolSpec
     pool: WorkerPool = field(repr=False)
 
+    preview_pool: WorkerPool | None = field(default=None, repr=False)
+
     async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
         return await self.pool.call(self.spec.original_name, args, context.alone, self.spec.timeout_s)
+
+    async def preview(self, args: Mapping[str, Any], context: CallContext) -> ToolResult | None:
+        """Run the preview, in workers that hold it wholly or not at all: nobody has approved anything."""
+        if self.preview_pool is None:
+            return None
+        held = self.preview_pool.protections
+        if held is None or held.missing:
+            missing = ", ".join(held.missing) if held else "anything"
+            return ToolResult(f"it was not run: the sandbox on this machine can't protect {missing}.", Outcome.FAILED)
+        timeout = min(self.spec.timeout_s, PREVIEW_S)
+        return await self.preview_pool.preview(self.spec.original_name, args, context.alone, timeout)
 
 
 class CustomTools:
@@ -159,29 +184,42 @@ class CustomTools:
         loaded = await plain.load(files)
         self._problems.update(loaded.problems)
         wanted: dict[Needs, list[ToolDescription]] = {}
+        previewed: dict[str, Needs] = {}
         for described in loaded.tools:
             try:
-                wanted.setdefault(self._needs(described), []).append(described)
+                needs, preview = self._needs(described.metadata), self._needs_of_preview(described.metadata)
+                if preview is not None:
+                    previewed[described.name] = preview
+                wanted.setdefault(needs, []).append(described)
             except ValueError as error:
                 self._reject(described, error)
+        served = {needs: list(members) for needs, members in wanted.items()}
+        for members in wanted.values():
+            for described in members:
+                if (preview := previewed.get(described.name)) is not None:
+                    served.setdefault(preview, []).append(described)
         by_name = {file.name: file for file in files}
-        for needs, members in wanted.items():
+        for needs, members in served.items():
             if needs not in pools:
                 pools[needs] = self._pool(needs)
                 names = dict.fromkeys(described.file for described in members)
                 self._problems.update((await pools[needs].load([by_name[name] for name in names])).problems)
-            tools.update(self._offered(members, pools[needs]))
+        for needs, members in wanted.items():
+            previews = {name: pools[preview] for name, preview in previewed.items()}
+            tools.update(self._offered(members, pools[needs], previews))
 
     def _reject(self, described: ToolDescription, error: ValueError) -> None:
         what = f"`{described.name}` in {described.file} can't be offered: {error}"
         self._problems[f"{described.file}: {described.name}"] = what
 
-    def _offered(self, members: list[ToolDescription], pool: WorkerPool) -> dict[str, Tool]:
+    def _offered(
+        self, members: list[ToolDescription], pool: WorkerPool, previews: Mapping[str, WorkerPool]
+    ) -> dict[str, Tool]:
         missing = pool.protections.missing if pool.protections else ()
         found: dict[str, Tool] = {}
         for described in members:
             try:
-                found[described.name] = _CustomTool(_spec(described, missing), pool)
+                found[described.name] = _CustomTool(_spec(described, missing), pool, previews.get(described.name))
             except ValueError as error:
                 self._reject(described, error)
         return found
@@ -200,9 +238,27 @@ class CustomTools:
         )
         return WorkerPool(TOOL_FILES, spec, self._workers, mode=self._mode)
 
-    def _needs(self, described: ToolDescription) -> Needs:
+    def _needs_of_preview(self, said: Mapping[str, Any]) -> Needs | None:
+        """Return what a tool's preview declares, which is never more than the tool, and nowhere to write."""
+        preview = said.get("preview")
+        if preview is None:
+            return None
+        own = cast("dict[str, Any]", preview) if isinstance(preview, dict) else {"function": preview}
+        if unknown := sorted(own.keys() - _OF_A_PREVIEW):
+            raise ValueError(f"its preview has `{unknown[0]}`, which is not known there.")
+        if not isinstance(own.get("function"), str):
+            raise ValueError("its preview must name a function of the file.")
+        needs, whole = self._needs({key: value for key, value in own.items() if key != "function"}), self._needs(said)
+        ports = whole.network and (not whole.ports or (bool(needs.ports) and set(needs.ports) <= set(whole.ports)))
+        if needs.network and not ports:
+            raise ValueError("its preview asks for a network that the tool itself doesn't have.")
+        readable = {*whole.read_paths, *whole.write_paths}
+        if not set(needs.secrets) <= set(whole.secrets) or not set(needs.read_paths) <= readable:
+            raise ValueError("its preview asks for secrets or read_paths that the tool itself doesn't have.")
+        return needs
+
+    def _needs(self, said: Mapping[str, Any]) -> Needs:
         """Return what a tool's metadata declares; raises ValueError for what it may not say."""
-        said = described.metadata
         if unknown := sorted(said.keys() - _KNOWN):
             raise ValueError(f"its metadata has `{unknown[0]}`, which is not known here.")
         hosts = _strings(said, "hosts")
@@ -273,4 +329,5 @@ def _spec(described: ToolDescription, missing: Sequence[str]) -> ToolSpec:
         read_only=read_only,
         idempotent=idempotent,
         timeout_s=float(timeout),
+        previews=said.get("preview") is not None,
     )

@@ -13,10 +13,12 @@ from bot.views import arguments
 from bot.views.arguments import Room
 from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, plain, rich, run, words
 from bot.views.changes import changes
+from bot.views.preview import with_preview
 from bot.views.result import first_lines, unsandboxed_note
 
 _DIGEST_SHOWN = 12
 _DECIDERS_SHOWN = 20
+_ALL_LINES, _BOX = 1_000, 2_800
 HEADS = {
     ApprovalStatus.PENDING: "Approval needed",
     ApprovalStatus.APPROVED: "Approved",
@@ -44,7 +46,8 @@ def approval_card(approval: Approval, *, room: Room | None = None) -> Rendered:
     """Return the card as the approval stands. Approve is offered only where every argument can be read on it."""
     room = room or arguments.room(approval)
     blocks = [_head(approval), *_asked(approval)]
-    blocks += arguments.card_blocks(approval) if room is Room.CARD else arguments.preview_blocks(approval)
+    read = arguments.card_blocks(approval) if room is Room.CARD else arguments.preview_blocks(approval)
+    blocks += with_preview(read, approval)
     blocks += changes(approval)
     blocks += _outcome(approval) if approval.is_settled else _open(approval, room)
     return Rendered(_summary(approval), tuple(blocks))
@@ -188,7 +191,8 @@ def _summary(approval: Approval) -> str:
 def review_modal(approval: Approval) -> Block:
     """Return the modal that shows every argument; while the call is pending, its submit approves."""
     head = [words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"), *_asked(approval)]
-    read = [*arguments.modal_blocks(approval), *changes(approval)]
+    asked = arguments.modal_blocks(approval)
+    read = [*(with_preview(asked, approval, lines=_ALL_LINES, limit=_BOX) if asked else []), *changes(approval)]
     blocks = [*head, *read, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
     view: Block = {
         "type": "modal",

@@ -24,6 +24,7 @@ from bot.views.approval import (
 from bot.views.arguments import Room
 from bot.views.blocks import Block, Rendered, box, button, footnote, letters, line, ours, rich, run
 from bot.views.changes import changes
+from bot.views.preview import with_preview
 from bot.views.result import unsandboxed
 
 MOST_ROWS = 5
@@ -84,7 +85,8 @@ def _row(number: int, approval: Approval, room: Room) -> list[Block]:
     blocks = [ours(_head(number, approval))]
     blocks += _said("Reason: ", approval.requested_reason)
     is_full = room is Room.CARD
-    blocks += arguments.card_blocks(approval) if is_full else arguments.preview_blocks(approval, _PREVIEW)
+    read = arguments.card_blocks(approval) if is_full else arguments.preview_blocks(approval, _PREVIEW)
+    blocks += with_preview(read, approval, lines=_RESULT_LINES, limit=_RESULT)
     blocks += changes(approval)
     if approval.is_settled:
         blocks += _said("They said: ", approval.reason)

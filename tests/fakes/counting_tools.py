@@ -22,6 +22,8 @@ class CountingTool:
     effects: list[dict[str, Any]]
     effect: Callable[[Mapping[str, Any]], Awaitable[ToolResult | None]] | None = None
     contexts: list[CallContext] = field(default_factory=list)
+    previewed: list[dict[str, Any]] = field(default_factory=list)
+    says: Callable[[Mapping[str, Any]], Awaitable[ToolResult | None]] | None = None
 
     async def run(self, args: Mapping[str, Any], context: CallContext) -> ToolResult:
         self.contexts.append(context)
@@ -29,6 +31,11 @@ class CountingTool:
         if self.effect and (result := await self.effect(args)):
             return result
         return ToolResult(f"{self.spec.original_name}ed {args['service']}")
+
+    async def preview(self, args: Mapping[str, Any], context: CallContext) -> ToolResult | None:
+        self.contexts.append(context)
+        self.previewed.append(dict(args))
+        return await self.says(args) if self.says else ToolResult(f"would {self.spec.original_name} {args['service']}")
 
 
 class CountingTools:
@@ -54,6 +61,11 @@ class CountingTools:
 
     def __getitem__(self, name: str) -> CountingTool:
         return self._tools[name]
+
+    def with_preview(self, name: str) -> CountingTool:
+        """Have a tool say what it would do."""
+        tool = self._tools[name] = replace(self._tools[name], spec=replace(self._tools[name].spec, previews=True))
+        return tool
 
     def ran(self, name: str) -> list[str]:
         return [effect["service"] for effect in self.effects if effect["tool"] == name]

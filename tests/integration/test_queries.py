@@ -82,6 +82,8 @@ INSERT INTO approval_grants (grant_id, tool_id, tool_name, schema_hash, session_
 SELECT md5('grant' || n)::uuid, md5('tool' || n % 50)::uuid, 'restart', 'hash', md5('session' || n)::uuid,
        md5('user' || n % 2000 + 1)::uuid, '{{}}', md5('user' || n % 2000 + 1)::uuid, md5('approval' || n)::uuid,
        now() - make_interval(secs => n), now() + interval '1 h' FROM generate_series(1, {_SIZE}) n;
+INSERT INTO approval_previews (approval_id, args_digest, made_at, ok, text)
+SELECT md5('approval' || n)::uuid, 'digest', now(), true, 'x' FROM generate_series(1, {_SIZE}) n;
 INSERT INTO resolutions (resolution_id, approval_id, action, resolved_by, args_digest, turn_id)
 SELECT md5('resolution' || n)::uuid, md5('approval' || n)::uuid, 'run_again', md5('user' || n % 2000 + 1)::uuid,
        'digest', md5('turn' || n)::uuid FROM generate_series(1, {_SIZE}) n;

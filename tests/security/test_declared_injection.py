@@ -5,8 +5,9 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -116,6 +117,7 @@ def tools(tmp_path: Path) -> dict[str, DeclaredTool]:
 def good(tool: DeclaredTool) -> dict[str, Any]:
     """Arguments that the tool takes: its defaults, and something plain for the rest."""
     plain = {"unit": "ssh.service", "service": "web", "program": "sh", "query": "up", "name": "web", "path": "/usr"}
+    plain["age"] = "+30"
     properties = tool.spec.input_schema["properties"]
     return {
         name: schema.get("default") or (schema["enum"][0] if "enum" in schema else plain[name])
@@ -133,6 +135,10 @@ def attempts(tool: DeclaredTool) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def is_inert(tool: DeclaredTool, name: str, snippet: str, args: dict[str, Any]) -> bool:
     """Whether what the snippet becomes differs from a plain value's outcome in that one place alone."""
+    if tool.previewer is not None:
+        asked: Any = tool.previewer
+        if not is_inert(replace(tool, kind=asked, previewer=None), name, snippet, args):
+            return False
     kind: Any = tool.kind
     if isinstance(kind, ArgvCommand):
         made = kind.command(args)
@@ -281,6 +287,36 @@ tools:
         assert made[1:] == ["first", "-n", snippet, "--", snippet, "last"]
         assert not snippet.startswith("-")
         assert snippet.isprintable()
+        passed += 1
+    assert passed > 60
+
+
+async def test_a_preview_lets_no_more_through_than_its_command(tmp_path: Path) -> None:
+    """Nobody has approved anything when it runs: under the loosest pattern a value is one element, or refused."""
+    (tmp_path / "argv.yaml").write_text("""
+tools:
+  - name: loose
+    kind: argv
+    description: Takes whatever it is given.
+    parameters: {value: {type: string, pattern: '^(?s:.*)$', maxLength: 100}}
+    argv: {command: [rm, '{value}']}
+    preview: {command: [ls, first, {option: -n, value: '{value}'}, '{value}', last]}
+""")
+    source = DeclaredTools(tmp_path, mode=Mode.OFF, egress=LOOPBACK, secrets={})
+    tool = source._tools["loose"]
+    command, preview = cast("ArgvCommand", tool.kind), cast("ArgvCommand", tool.previewer)
+    passed = 0
+    for snippet in SNIPPETS:
+        try:
+            made = preview.command({"value": snippet})
+        except Unfit:
+            with pytest.raises(Unfit):
+                command.command({"value": snippet})
+            refused = await tool.preview({"value": snippet}, context())
+            assert refused is not None
+            assert refused.outcome is Outcome.FAILED
+            continue
+        assert made[1:] == ["first", "-n", snippet, "--", snippet, "last"]
         passed += 1
     assert passed > 60
 

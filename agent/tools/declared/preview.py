@@ -1,4 +1,4 @@
-"""A declared tool's `preview`: a command or request of the same kind that says what a call would do, and may do less."""
+"""A declared tool's `preview`: what of the same kind says what a call would do, with fewer rights than the call."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -70,6 +70,7 @@ def _lesser(declaration: Declaration, wanted: dict[str, Any]) -> Declaration:
         timeout_s=min(declaration.timeout_s, PREVIEW_S),
         secrets={name: declaration.secrets[name] for name in named},
         ports=declaration.ports if wanted.get("network", False) else (),
+        read_paths=(*declaration.read_paths, *declaration.write_paths),
         write_paths=(),
         host_view=wanted.get("host_view", False),
         finish=replace(declaration.finish, max_chars=min(declaration.finish.max_chars, PREVIEW_LIMIT)),

@@ -26,7 +26,8 @@ export function approvalCard(approval, { changed, sessionLink = false }) {
     el("header", {},
       el("h3", { id: heading }, pending ? "May this run? " : "", el("code", {}, exact(approval.tool_name))),
       el("span", { class: `chip ${approval.status}` }, pending ? "Needs approval" : SETTLED[approval.status])),
-    pending ? args.node : asked(approval, args.node), facts(approval, sessionLink));
+    pending ? args.node : asked(approval, args.node), ...(pending ? previewed(approval.preview) : []),
+    facts(approval, sessionLink));
   if (JSON.stringify(approval.args) !== JSON.stringify(approval.args_proposed)) {
     card.append(el("p", { class: "note" }, "The arguments were edited; these are the ones that count."));
   }
@@ -44,6 +45,12 @@ export function argumentList(args) {
   const size = JSON.stringify(args).length;
   if (size <= LONG) return { node: list, read: true };
   return folded(list, size);
+}
+
+function previewed(preview) {
+  if (!preview) return [];
+  if (!preview.ok) return [el("p", { class: "note" }, "Preview failed: ", exact(preview.text))];
+  return [el("p", { class: "note" }, "Preview (dry run, nothing has been changed)"), el("pre", { class: "preview", tabindex: "0" }, exact(preview.text))];
 }
 
 function asked(approval, node) {

@@ -1,6 +1,7 @@
 """The examples of examples/tools load, and those whose program is here run for real."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,20 +10,24 @@ from typing import Any
 import pytest
 
 from agent.egress import EgressPolicy
-from agent.sandbox.policy import Mode
+from agent.sandbox.capability import current
+from agent.sandbox.policy import Mode, SandboxSpec, protections
 from agent.tools.base import Outcome
 from agent.tools.declared import process
 from agent.tools.declared.declaration import House, declarations
 from agent.tools.declared.files import read
 from agent.tools.declared.source import DeclaredTools
-from tests.unit.declared.conftest import LOOPBACK, Folder
+from tests.unit.declared.conftest import LOOPBACK, Folder, context
 from tests.unit.declared.fake_web import Reply, fake_web
 from tests.unit.declared.test_kubectl import FAKE
+from tests.unit.sandbox.conftest import open_folder
+
+__all__ = ["open_folder"]
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "tools"
 NAMES = {
     *("disk_usage", "process_list", "process_of", "unit_journal", "http_check", "prometheus_query", "request_rate"),
-    *("database_sizes", "long_queries", "kubernetes_read", "kubernetes_rollout_restart"),
+    *("database_sizes", "long_queries", "kubernetes_read", "kubernetes_rollout_restart", "old_logs_delete"),
 }
 PROGRAMS = {"unit_journal": "journalctl", "kubernetes_read": "kubectl", "kubernetes_rollout_restart": "kubectl"}
 DSN = "postgresql://reader:fake-password@127.0.0.1:1/x"
@@ -55,8 +60,33 @@ def test_every_example_is_offered_where_its_program_is() -> None:
     assert len(source.problems()) == len(absent)
 
 
-def test_only_the_restart_changes_anything() -> None:
-    assert {tool.spec.name for tool in examples().tools() if not tool.spec.read_only} <= {"kubernetes_rollout_restart"}
+def test_only_the_restart_and_the_deletion_change_anything() -> None:
+    changing = {tool.spec.name for tool in examples().tools() if not tool.spec.read_only}
+    assert changing <= {"kubernetes_rollout_restart", "old_logs_delete"}
+
+
+async def test_old_logs_are_listed_before_they_are_deleted(
+    folder: Folder, open_folder: Path, run: Callable[..., Any]
+) -> None:
+    old, new = open_folder / "old.gz", open_folder / "new.gz"
+    for log in (old, new):
+        log.write_text("x")
+        log.chmod(0o666)
+    os.utime(old, (0, 0))
+    copied(folder, "old-logs.yaml", **{"/var/log/app": str(open_folder)})
+    source = folder.source(mode=Mode.BEST_EFFORT)
+    (tool,) = source.tools()
+    said = await tool.preview({"age": "+30"}, context())
+    if missing := protections(current(), SandboxSpec(), Mode.BEST_EFFORT).missing:
+        assert f"can't protect {', '.join(missing)} here" in said.text
+    else:
+        assert said.outcome is Outcome.SUCCEEDED, said.text
+        assert "old.gz" in said.text
+        assert "new.gz" not in said.text
+    assert (old.exists(), new.exists()) == (True, True)
+    done = await run(source, "old_logs_delete", {"age": "+30"})
+    assert done.outcome is Outcome.SUCCEEDED, done.text
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 async def test_disk_usage_says_how_full_the_root_is(run: Callable[..., Any]) -> None:
