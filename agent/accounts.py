@@ -334,6 +334,7 @@ class Accounts(Part):
                 )
             await tx.execute(sql.leave_chat, other["user_id"], user_id)
             await tx.execute(sql.join_chat, user_id, team, chat_user, other["external"])
+            await tx.execute(sql.drop_votes, other["user_id"])
             await tx.execute(sql.drop_same_rows, other["user_id"], user_id)
             # What an admin has imposed on the one holds for the other.
             moves = (sql.move_rows, sql.move_sessions, sql.move_turns, sql.move_approvals, sql.move_questions)

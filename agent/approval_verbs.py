@@ -255,6 +255,8 @@ class ApprovalVerbs(Decisions):
                 reason=reason,
                 args_digest=approval.args_digest,
                 turn_id=turn_id,
+                door=door,
+                login_at=login_at,
             )
             await self._spread(tx, approval, action, person, words, resolution_id)
             (shown,) = await self._shown(tx, await store.read(tx, approval_id))

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from agent import attachments, audit, events, ledger, sessions, transcript, turns
-from agent.approvals import store
+from agent.approvals import grants, store
 from agent.approvals.types import ApprovalStatus
 from agent.questions import store as questions
 from agent.turns import OpenTurn
@@ -198,6 +198,7 @@ class Endings:
         await tx.execute(events.sql.forget, session_id)
         await tx.execute(turns.sql.forget, session_id)
         await tx.execute(questions.sql.forget, session_id)
+        await tx.execute(grants.sql.end_of_session, session_id)
         await sessions.forget_checkpoints(tx, session_id)
         await tx.execute(turns.sql.notify_cancel, str(session_id))
         await _write(tx, notes)

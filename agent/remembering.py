@@ -3,8 +3,10 @@
 from typing import Any
 from uuid import UUID
 
+import rfc8785
+
 from agent import audit
-from agent.approvals import grants, policy
+from agent.approvals import grants, policy, store
 from agent.approvals.grants import Grant, GrantNotFound, GrantRefused, Remember, Scope
 from agent.approvals.types import Approval, ApprovalStatus
 from agent.audit import Kind
@@ -78,7 +80,7 @@ async def remember(tx: Tx, approval: Approval, wanted: Remember, person: Princip
         "approval_id": approval.approval_id,
         "scope": wanted.scope.value,
         "requester": approval.requested_by.user_id,
-        "args_schema": matches,
+        "args_schema_digest": store.digest(rfc8785.dumps(matches).decode()),
         "expires_in_s": wanted.expires_in_s,
     }
     return grant_id, data

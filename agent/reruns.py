@@ -1,7 +1,7 @@
 """Whether a call of unknown outcome may run once more on a person's word: everything is checked again."""
 
 from agent import ledger, transcript, users
-from agent.approvals import policy, store
+from agent.approvals import doors, policy, store
 from agent.approvals.policy import Ruling, Verdict
 from agent.approvals.resolutions import Word
 from agent.approvals.types import Approval
@@ -41,6 +41,8 @@ async def may(
     asked_now, person = (ruling if ruling.verdict is Verdict.ASK else None), people[word.resolved_by]
     terms = policy.terms_now(approval, asked_now)
     four_eyes = approval.four_eyes or (asked_now is not None and asked_now.four_eyes)
+    if not all(doors.counts(word, way) for way in ((approval, asked_now) if asked_now else (approval,))):
+        return "Policy asks for another door, or for a fresh login, by now, so it was not run again."
     own = four_eyes and person.user_id == approval.requested_by.user_id
     if not own and all(policy.has_standing(person, named, approvers=approvers, groups=groups or {}) for named in terms):
         return None

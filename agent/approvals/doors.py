@@ -65,8 +65,21 @@ def check(
         raise FreshLoginNeeded(f"{where(approval)} {_STILL}")
 
 
-def counts(vote: Vote, terms: Terms) -> bool:
-    """Return whether an approving vote came the way that these terms ask for."""
+class Word(Protocol):
+    """What a person said, and how they came in: a vote, or that a call runs again."""
+
+    @property
+    def door(self) -> Door | None: ...
+
+    @property
+    def login_at(self) -> datetime | None: ...
+
+    @property
+    def at(self) -> datetime: ...
+
+
+def counts(vote: Word, terms: Terms) -> bool:
+    """Return whether an approving word came the way that these terms ask for."""
     allowed = terms.doors is None or vote.door in terms.doors
     return allowed and _is_fresh(terms, vote.login_at, vote.at)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from agent.approvals.types import Action
+from agent.approvals.types import Action, Door
 from db import queries
 from db.database import Tx
 
@@ -20,6 +20,8 @@ class Word:
     resolved_by: UUID
     args_digest: str
     at: datetime
+    door: Door | None
+    login_at: datetime | None
 
 
 async def insert(
@@ -32,14 +34,17 @@ async def insert(
     reason: str | None,
     args_digest: str,
     turn_id: UUID | None,
+    door: Door | None,
+    login_at: datetime | None,
 ) -> None:
-    await tx.execute(sql.insert, resolution_id, approval_id, action.value, resolved_by, reason, args_digest, turn_id)
+    row = (resolution_id, approval_id, action.value, resolved_by, reason, args_digest, turn_id, door, login_at)
+    await tx.execute(sql.insert, *row)
 
 
 async def of_turn(tx: Tx, turn_id: UUID) -> Word | None:
     """Return the word that a turn was made for, while it is not spent."""
     row = await tx.fetchrow(sql.of_turn, turn_id)
-    return Word(**dict(row)) if row else None
+    return Word(**{**row, "door": Door(row["door"]) if row["door"] else None}) if row else None
 
 
 async def is_under_way(tx: Tx, approval_id: UUID) -> bool:

@@ -90,8 +90,16 @@ SELECT session_id FROM user_sessions
  WHERE session_id = ANY(ARRAY(
        SELECT session_id FROM user_sessions WHERE user_id = $1
        UNION
-       SELECT session_id FROM turns WHERE requester_id = $1 AND status IN ('queued', 'running', 'awaiting_approval')))
+       SELECT session_id FROM turns WHERE requester_id = $1 AND status IN ('queued', 'running', 'awaiting_approval')
+       UNION
+       SELECT a.session_id FROM votes v JOIN approvals a USING (approval_id)
+        WHERE v.voter_id = $1 AND a.status = 'pending'))
  ORDER BY session_id FOR NO KEY UPDATE;
+
+-- name: drop_votes
+-- Two names of one person must not be two votes; whoever they are now may vote again.
+DELETE FROM votes v USING approvals a
+ WHERE v.voter_id = $1 AND a.approval_id = v.approval_id AND a.status = 'pending';
 
 -- name: move_sessions
 UPDATE user_sessions SET user_id = $2 WHERE user_id = $1;

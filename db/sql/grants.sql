@@ -41,3 +41,7 @@ UNION
   WHERE g.requester_id = $4 AND (g.created_at, g.grant_id) < ($1, $2)
   ORDER BY g.created_at DESC, g.grant_id DESC LIMIT $3)
  ORDER BY created_at DESC, grant_id DESC LIMIT $3;
+
+-- name: end_of_session
+-- What was said in a thread ends with it: a thread that starts anew asks anew.
+UPDATE approval_grants SET expires_at = now() WHERE session_id = $1 AND expires_at > now();

@@ -35,6 +35,7 @@ _SMALL = {
 _RARE = {
     "accounts.move_sessions": "once in the life of an account that is linked, and it moves deleted sessions too",
     "accounts.lock_threads": "the same, for the same sessions",
+    "accounts.drop_votes": "as above",
     "servers.forget_policy": "when an admin removes a server",
 }
 """Queries that neither a turn nor a list makes."""

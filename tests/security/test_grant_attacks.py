@@ -140,3 +140,21 @@ async def test_a_grant_for_a_guest_spares_nothing_that_guests_may_not_ask_for(st
     with pytest.raises(Exception, match="Guests"):
         await again(still, by=ChatUser("T0TEAM", "U1ALICE", external=True))
     assert len(still.ran) == 1
+
+
+async def test_one_person_under_two_names_is_one_vote(still: Still) -> None:
+    await still.rule(Rule(auto_execute=False, approval_required=True, quorum=2))
+    approval = await still.ask()
+    await still.floor.decide(approval, by=BOB)
+    account = await still.floor.user("robert", Role.APPROVER)
+    await still.service.link_account(account.user_id, "U2BOB", by=ADMIN)
+    voted = await still.floor.decide(approval, by=account)
+    assert voted.status is ApprovalStatus.PENDING
+    assert [vote.by.username for vote in voted.votes] == ["robert"]
+
+
+async def test_a_thread_that_was_cleared_asks_anew(still: Still) -> None:
+    await granted(still)
+    assert await again(still) is None
+    await still.service.clear_messages(still.session_id, by=ADMIN)
+    assert await again(still) is not None

@@ -307,3 +307,12 @@ async def test_an_admin_hands_a_call_to_a_channel_that_can_be_none(still: Still,
     approval = await still.ask(by=ALICE)
     with pytest.raises(BadApprovers, match="no approver"):
         await still.service.reassign_approval(approval.approval_id, [entry], by=ADMIN)
+
+
+async def test_a_rule_tightened_after_the_word_keeps_the_call_from_running_again(still: Still) -> None:
+    approval = await unknown(still)
+    await resolve(still, approval, Action.RUN_AGAIN, door=Door.SLACK)
+    await still.rule(Rule(auto_execute=False, approval_required=True, doors=(Door.WEB,), fresh_login_s=60))
+    await still.advance()
+    assert len(still.ran) == 1
+    assert (await read(still.floor, approval)).execution is ExecutionStatus.UNKNOWN

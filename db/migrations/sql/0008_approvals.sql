@@ -30,6 +30,8 @@ CREATE TABLE resolutions (
     turn_id uuid REFERENCES turns,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     claimed_at timestamptz,
+    door text,
+    login_at timestamptz,
     CHECK ((action = 'run_again') = (turn_id IS NOT NULL))
 );
 CREATE INDEX resolutions_of_approval ON resolutions (approval_id, at);

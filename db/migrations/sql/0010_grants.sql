@@ -20,6 +20,7 @@ CREATE TABLE approval_grants (
 COMMENT ON COLUMN approval_grants.session_id IS 'The thread that it is for; NULL: every thread of the requester''s';
 COMMENT ON COLUMN approval_grants.approval_id IS 'The approval with which it was given';
 CREATE INDEX approval_grants_live ON approval_grants (requester_id, tool_id) WHERE revoked_at IS NULL;
+CREATE INDEX approval_grants_of_session ON approval_grants (session_id) WHERE session_id IS NOT NULL;
 CREATE INDEX approval_grants_given ON approval_grants (granted_by, created_at, grant_id);
 CREATE INDEX approval_grants_held ON approval_grants (requester_id, created_at, grant_id);
 CREATE INDEX approval_grants_newest ON approval_grants (created_at, grant_id);
