@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from agent.approvals.types import Approval, Decision, Door, FreshLoginNeeded, Vote, WrongDoor
+from agent.approvals.types import Approval, Decision, Door, FreshLoginNeeded, WrongDoor
 
 LONGEST_LOGIN_S = 24 * 3600
 _PLACES = {

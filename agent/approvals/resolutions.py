@@ -44,7 +44,17 @@ async def insert(
 async def of_turn(tx: Tx, turn_id: UUID) -> Word | None:
     """Return the word that a turn was made for, while it is not spent."""
     row = await tx.fetchrow(sql.of_turn, turn_id)
-    return Word(**{**row, "door": Door(row["door"]) if row["door"] else None}) if row else None
+    if row is None:
+        return None
+    return Word(
+        resolution_id=row["resolution_id"],
+        approval_id=row["approval_id"],
+        resolved_by=row["resolved_by"],
+        args_digest=row["args_digest"],
+        at=row["at"],
+        door=Door(row["door"]) if row["door"] else None,
+        login_at=row["login_at"],
+    )
 
 
 async def is_under_way(tx: Tx, approval_id: UUID) -> bool:

@@ -50,7 +50,8 @@ async def test_the_everything_server_answers_over_its_pipes_and_comes_back(monke
         assert "Echo: hello" in (await call(registry, "echo", message="hello")).text
         assert "5" in (await call(registry, "get-sum", a=2, b=3)).text
         picture = await call(registry, "get-tiny-image")
-        assert "[image, image/png" in picture.text
+        assert "[image image.png]" in picture.text
+        assert [file.media_type for file in picture.attachments] == ["image/png"]
         assert "obviously-fake-canary" not in (await call(registry, "get-env")).text
         assert (await call(registry, "get-sum", a="two", b=3)).outcome is Outcome.FAILED
         lost = await killed_in_mid_call(
