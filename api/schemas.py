@@ -41,7 +41,7 @@ Seen = Annotated[
     Field(
         pattern=DIGEST,
         description="`args_digest` as you saw it (at least its first 12 characters): if the arguments were changed "
-        "meanwhile, nothing is decided, and the answer is 409 `changed_meanwhile`.",
+        "meanwhile, they are not approved, and the answer is 409 `changed_meanwhile`. A rejection counts all the same.",
     ),
 ]
 Reason = Annotated[str, Field(max_length=2_000, description="Why, for whoever reads the record.")]
