@@ -121,8 +121,12 @@ def _own(block: Json) -> Json:
     return {key: value for key, value in block.items() if key != "block_id" or not _SLACKS_NAME.fullmatch(value)}
 
 
+async def _would(_args: Mapping[str, Any]) -> ToolResult:
+    return ToolResult("would repeat 3 jobs of web:\n  backup\n  index\n  mail")
+
+
 class _Tools(CountingTools):
-    """`deploy` beside the others: it has arguments worth editing."""
+    """`deploy` beside the others: it has arguments worth editing. `repeat` says what it would do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,6 +141,7 @@ class _Tools(CountingTools):
             schema_hash=schema_hash("deploy", "deploy a service", DEPLOY),
         )
         self._tools["deploy"] = CountingTool(spec, self.effects)
+        self.with_preview("repeat").says = _would
 
 
 @asynccontextmanager
@@ -157,9 +162,14 @@ async def scene(dsn: str) -> AsyncIterator[Scene]:
 async def cards(dsn: str) -> dict[str, Card]:
     """Act all that the page tells, and return what people saw: nothing in it changes from run to run."""
     async with scene(dsn) as scene_:
-        for act in (_decided, _rejected, _together, _elsewhere, _remembered, _waited_for, _ended, _unknown):
+        for act in (_previewed, _decided, _rejected, _together, _elsewhere, _remembered, _waited_for, _ended, _unknown):
             await act(scene_)
         return {name: _steady(card) for name, card in scene_.cards.items()}
+
+
+async def _previewed(scene: Scene) -> None:
+    card, _ = await scene.ask('{{tool repeat {"service": "web"}}}')
+    await scene.keep("preview", card, "would repeat 3 jobs")
 
 
 async def _decided(scene: Scene) -> None:

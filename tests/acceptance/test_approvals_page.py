@@ -115,6 +115,6 @@ def _codes(kind: type[Any]) -> Iterator[str]:
 
 def test_each_field_that_the_page_names_of_an_approval_is_there() -> None:
     document = door_over(None).openapi()
-    named = {"args", "args_proposed", "approvers", "execution", "result", "resolutions"}
+    named = {"args", "args_proposed", "approvers", "execution", "preview", "result", "resolutions"}
     assert all(f"`{name}`" in TEXT for name in named)
     assert named <= set(document["components"]["schemas"]["ApprovalOut"]["properties"])
