@@ -20,6 +20,7 @@ from agent.approvals.types import (
     Door,
     ExecutionStatus,
     NotAnApprover,
+    Seen,
 )
 from agent.audit import Kind
 from agent.decisions import Came, Decisions, require_short
@@ -98,16 +99,16 @@ class ApprovalVerbs(Decisions):
         except Refusal as refusal:
             return refusal
 
-    async def withdraw_vote(self, approval_id: UUID, *, by: Principal | ChatUser) -> Approval:
+    async def withdraw_vote(self, approval_id: UUID, *, by: Principal | ChatUser, seen: Seen | None = None) -> Approval:
         """Take one's own vote back, while nothing is settled."""
 
         async def withdraw(tx: Tx, approval: Approval, person: Principal) -> Approval:
             return life.withdraw(approval, by=person, now=await store.clock(tx))
 
-        return await self._change(approval_id, by, Kind.APPROVAL_WITHDRAWN, withdraw)
+        return await self._change(approval_id, by, Kind.APPROVAL_WITHDRAWN, withdraw, seen=seen)
 
     async def cancel_approval(
-        self, approval_id: UUID, *, by: Principal | ChatUser, reason: str | None = None
+        self, approval_id: UUID, *, by: Principal | ChatUser, reason: str | None = None, seen: Seen | None = None
     ) -> Approval:
         """End what one has asked for before anybody decides it; the model hears that it was cancelled."""
         require_short(reason)
@@ -115,9 +116,11 @@ class ApprovalVerbs(Decisions):
         async def cancel(tx: Tx, approval: Approval, person: Principal) -> Approval:
             return life.cancel(approval, by=person, reason=reason, now=await store.clock(tx))
 
-        return await self._change(approval_id, by, Kind.APPROVAL_SETTLED, cancel, reason=reason)
+        return await self._change(approval_id, by, Kind.APPROVAL_SETTLED, cancel, seen=seen, reason=reason)
 
-    async def extend_approval(self, approval_id: UUID, expires_in_s: int, *, by: Principal | ChatUser) -> Approval:
+    async def extend_approval(
+        self, approval_id: UUID, expires_in_s: int, *, by: Principal | ChatUser, seen: Seen | None = None
+    ) -> Approval:
         """Give people more time, counted from now."""
         if not 1 <= expires_in_s <= LONGEST_S:
             raise Invalid(f"expires_in_s must lie between 1 and {LONGEST_S} (90 days).")
@@ -129,7 +132,9 @@ class ApprovalVerbs(Decisions):
             await tx.execute(store.sql.extend, approval_id, changed.expires_at)
             return changed
 
-        return await self._change(approval_id, acting, Kind.APPROVAL_EXTENDED, extend, expires_in_s=expires_in_s)
+        return await self._change(
+            approval_id, acting, Kind.APPROVAL_EXTENDED, extend, seen=seen, expires_in_s=expires_in_s
+        )
 
     async def reassign_approval(
         self,
@@ -138,6 +143,7 @@ class ApprovalVerbs(Decisions):
         *,
         by: Principal | ChatUser,
         reason: str | None = None,
+        seen: Seen | None = None,
     ) -> Approval:
         """Have others decide: votes of whom this leaves no standing count no more."""
         require_short(reason)
@@ -161,7 +167,7 @@ class ApprovalVerbs(Decisions):
             return changed
 
         return await self._change(
-            approval_id, acting, Kind.APPROVAL_REASSIGNED, reassign, reason=reason, approvers=list(named)
+            approval_id, acting, Kind.APPROVAL_REASSIGNED, reassign, seen=seen, reason=reason, approvers=list(named)
         )
 
     async def _overruling(self, tx: Tx, approval: Approval, by: Principal) -> Approval:
@@ -183,12 +189,20 @@ class ApprovalVerbs(Decisions):
             raise NotAnApprover("Slack can't be asked who may decide this just now; try again in a moment.") from error
 
     async def _change(
-        self, approval_id: UUID, by: Principal | ChatUser, kind: Kind, change: _Change, **said: Any
+        self,
+        approval_id: UUID,
+        by: Principal | ChatUser,
+        kind: Kind,
+        change: _Change,
+        *,
+        seen: Seen | None,
+        **said: Any,
     ) -> Approval:
         """Change an approval in one transaction: row, event, wake-up where it is settled now, audit."""
         async with self._database.transaction() as tx:
             await store.lock_session(tx, approval_id)
             before = await store.read(tx, approval_id)
+            _require_seen(before, seen)
             person = await self._acting(tx, by)
             after = await change(tx, before, person)
             await store.save(tx, before, after)
@@ -216,6 +230,7 @@ class ApprovalVerbs(Decisions):
         result: str | None = None,
         door: Door | None = None,
         login_at: datetime | None = None,
+        seen: Seen | None = None,
     ) -> Approval:
         """Say what became of a call whose outcome is unknown, or have exactly it run once more.
 
@@ -228,6 +243,7 @@ class ApprovalVerbs(Decisions):
         async with self._database.transaction() as tx:
             await store.lock_session(tx, approval_id)
             approval = await store.read(tx, approval_id)
+            _require_seen(approval, seen)
             person = await self._acting(tx, acting)
             standing = policy.has_standing(person, approval, approvers=self._house.approvers, groups=groups)
             under_way = await resolutions.is_under_way(tx, approval_id)
@@ -333,6 +349,16 @@ def _note(approval: Approval, action: Action, person: Principal, words: str) -> 
 
 def _by(person: Principal) -> dict[str, Any]:
     return {"user_id": str(person.user_id), "username": person.username, "chat": person.chat_user}
+
+
+def _require_seen(approval: Approval, seen: Seen | None) -> None:
+    """Raise where somebody acts on another approval, or on other arguments, than they were shown."""
+    if seen is None:
+        return
+    if approval.session_id != seen.session_id:
+        raise store.ApprovalNotFound
+    if seen.digest is not None and not approval.args_digest.startswith(seen.digest):
+        raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
 
 
 def _check_result(action: Action, result: str | None) -> None:

@@ -2,14 +2,14 @@
 
 import base64
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from agent import users
-from agent.approvals import people
-from agent.approvals.types import Approval
+from agent.approvals import grants, people
+from agent.approvals.types import Approval, ApprovalStatus
 from agent.endings import Endings
 from agent.errors import Invalid, NotAllowed
 from agent.events import Hub
@@ -87,8 +87,12 @@ class Part:
         return found
 
     async def _shown(self, tx: Tx, *approvals: Approval) -> list[Approval]:
-        """Return approvals as doors show them: with the people who may decide them."""
-        return await people.shown(tx, approvals, self._house.approvers)
+        """Return approvals as doors show them: with the people who may decide them, and the grants about them."""
+        shown = await people.shown(tx, approvals, self._house.approvers)
+        if not (approved := [a.approval_id for a in approvals if a.status is ApprovalStatus.APPROVED]):
+            return shown
+        found = await grants.of_approvals(tx, approved)
+        return [replace(approval, sparing=found.get(approval.approval_id)) for approval in shown]
 
 
 class BadCursor(Invalid):

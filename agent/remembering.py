@@ -1,19 +1,20 @@
 """The service's part for grants: approvals that spare later ones."""
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import rfc8785
 
-from agent import audit
+from agent import audit, events
 from agent.approvals import grants, policy, store
 from agent.approvals.grants import Grant, GrantNotFound, GrantRefused, Remember, Scope
-from agent.approvals.types import Approval, ApprovalStatus
+from agent.approvals.types import Approval, ApprovalStatus, Seen
 from agent.audit import Kind
 from agent.errors import Conflict
 from agent.house import Part, before, cursor_of
 from agent.tools import catalogue
-from agent.types import Page, Principal, Role
+from agent.types import ChatUser, EventKind, Page, Principal, Role
 from db.database import Tx
 
 
@@ -21,8 +22,28 @@ class AlreadyRevoked(Conflict):
     code = "already_revoked"
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What somebody could have remembered with an approval: so long at most, and `matches` unless they may widen it."""
+
+    longest_s: int
+    scopes: tuple[Scope, ...]
+    matches: dict[str, Any]
+    may_widen: bool
+
+
 class Remembering(Part):
     """Listing and revoking grants; they are given with an approval."""
+
+    async def offer_to_remember(self, approval_id: UUID, *, by: Principal | ChatUser) -> Offer:
+        """Return what approving this call could spare later ones; raises GrantRefused. Standing is asked for later."""
+        async with self._database.transaction() as tx:
+            person = await self._acting(tx, by)
+            approval = await store.read(tx, approval_id)
+            longest_s = await _longest(tx, approval)
+        is_own = person.user_id == approval.requested_by.user_id
+        scopes = (Scope.THREAD, Scope.ME) if is_own else (Scope.THREAD,)
+        return Offer(longest_s, scopes, grants.exactly(approval.args), person.role is Role.ADMIN)
 
     async def list_grants(self, *, by: Principal, limit: int = 50, cursor: str | None = None) -> Page[Grant]:
         """Return grants, newest first: members see what they gave and what spares them questions, admins all."""
@@ -32,9 +53,17 @@ class Remembering(Part):
         last = found[limit - 1] if len(found) > limit else None
         return Page(found[:limit], cursor_of(last.created_at, last.grant_id) if last else None)
 
-    async def revoke_grant(self, grant_id: UUID, *, by: Principal) -> Grant:
-        """End a grant at once: who gave it, who profits from it, and admins may."""
+    async def revoke_grant(
+        self, grant_id: UUID, *, by: Principal | ChatUser, shown_on: UUID | None = None, seen: Seen | None = None
+    ) -> Grant:
+        """End a grant at once: who gave it, who profits from it, and admins may.
+
+        `shown_on` is the approval on which they read of it, which tells its thread.
+        """
         async with self._database.transaction() as tx:
+            if shown_on is not None:
+                # The session's row before the grant's, as a call that is being let through takes them.
+                await store.lock_session(tx, shown_on)
             person = await self._acting(tx, by)
             if await tx.fetchval(grants.sql.lock, grant_id) is None:
                 raise GrantNotFound
@@ -46,9 +75,34 @@ class Remembering(Part):
                 raise GrantNotFound
             if await tx.fetchval(grants.sql.revoke, grant_id, person.user_id) is None:
                 raise AlreadyRevoked("This grant was revoked before.")
+            if shown_on is not None:
+                await _tell(tx, grant_id, await store.read(tx, shown_on), seen)
             data = {"tool_name": grant.tool_name, "uses": grant.uses}
             await audit.record(tx, Kind.GRANT_REVOKED, actor=person.user_id, subject=grant_id, data=data)
             return await grants.read(tx, grant_id)
+
+
+async def _tell(tx: Tx, grant_id: UUID, approval: Approval, seen: Seen | None) -> None:
+    """Tell the thread of an approval that its grant is over; raises GrantNotFound where it has another, or none."""
+    found = (await grants.of_approvals(tx, [approval.approval_id])).get(approval.approval_id)
+    if found is None or found.grant_id != grant_id or (seen is not None and approval.session_id != seen.session_id):
+        raise GrantNotFound
+    data = {"approval_id": str(approval.approval_id), "grant_id": str(grant_id)}
+    await events.append(tx, approval.session_id, EventKind.GRANT_REVOKED, data, turn_id=approval.turn_id)
+
+
+async def _longest(tx: Tx, approval: Approval) -> int:
+    """Return for how many seconds at most calls like this one may be spared; raises GrantRefused."""
+    listed = await catalogue.read(tx, approval.tool_id)
+    default, own = await catalogue.rows(tx, approval.tool_id, approval.requested_by.user_id)
+    ruling = policy.rule_on(approval.args, read_only=listed.spec.read_only, default=default, own=own)
+    if ruling.quorum > 1 or approval.quorum > 1:
+        raise GrantRefused(f"{approval.tool_name} needs several approvals every time: nothing can be remembered.")
+    if any(terms.doors is not None or terms.fresh_login_s is not None for terms in (ruling, approval)):
+        raise GrantRefused(f"{approval.tool_name} is approved through certain doors alone: nothing can be remembered.")
+    if not ruling.remember_max_s:
+        raise GrantRefused(f"Policy asks for {approval.tool_name} every time: nothing can be remembered.")
+    return ruling.remember_max_s
 
 
 async def remember(tx: Tx, approval: Approval, wanted: Remember, person: Principal) -> tuple[UUID, dict[str, Any]]:
@@ -61,18 +115,11 @@ async def remember(tx: Tx, approval: Approval, wanted: Remember, person: Princip
     if approval.status is not ApprovalStatus.APPROVED:
         raise GrantRefused("This call needs more approvals than yours, so yours can't spare later ones.")
     if wanted.scope is Scope.ME and person.user_id != approval.requested_by.user_id:
-        raise GrantRefused('"me" is for what you asked for yourself; use "thread" for somebody else\'s call.')
-    listed = await catalogue.read(tx, approval.tool_id)
-    default, own = await catalogue.rows(tx, approval.tool_id, approval.requested_by.user_id)
-    ruling = policy.rule_on(approval.args, read_only=listed.spec.read_only, default=default, own=own)
-    if ruling.quorum > 1 or approval.quorum > 1:
-        raise GrantRefused(f"{approval.tool_name} needs several approvals every time: nothing can be remembered.")
-    if any(terms.doors is not None or terms.fresh_login_s is not None for terms in (ruling, approval)):
-        raise GrantRefused(f"{approval.tool_name} is approved through certain doors alone: nothing can be remembered.")
-    if not ruling.remember_max_s:
-        raise GrantRefused(f"Policy asks for {approval.tool_name} every time: nothing can be remembered.")
-    if wanted.expires_in_s > ruling.remember_max_s:
-        raise GrantRefused(f"{ruling.remember_max_s} seconds is the most for {approval.tool_name}; ask for less.")
+        raise GrantRefused('"me" is for what you asked for yourself; use "thread" for somebody else\'s call.', "scope")
+    longest_s = await _longest(tx, approval)
+    if wanted.expires_in_s > longest_s:
+        why = f"{longest_s} seconds is the most for {approval.tool_name}; ask for less."
+        raise GrantRefused(why, "expires_in_s")
     matches = grants.schema(approval.args, wanted.args, widens=person.role is Role.ADMIN)
     grant_id = await grants.insert(tx, approval, wanted, matches, person.user_id)
     data = {

@@ -261,7 +261,7 @@ class ToolCalls:
             reason=reason,
         )
         await store.save(tx, asked, approval)
-        await tx.execute(grants.sql.use, grant.grant_id)
+        await tx.execute(grants.sql.use, grant.grant_id, approval_id)
         opened: dict[str, Any] = {
             "tool_name": approval.tool_name,
             "args_digest": approval.args_digest,

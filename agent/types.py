@@ -172,6 +172,7 @@ class EventKind(StrEnum):
     APPROVAL_REMINDED = "approval.reminded"  # turn_id, approval_id, to: who may decide
     APPROVAL_ESCALATED = "approval.escalated"  # turn_id, approval_id, to: who may decide from now on as well
     APPROVAL_RESOLVED = "approval.resolved"  # turn_id, approval_id, resolution_id, action, by
+    GRANT_REVOKED = "grant.revoked"  # turn_id, approval_id (on which it was read), grant_id
     EXECUTION_STARTED = "execution.started"  # turn_id, tool_call_id, tool_name, approval_id | null
     EXECUTION_FINISHED = "execution.finished"  # ... and status: succeeded | failed | outcome_unknown
     QUESTION_OPENED = "question.opened"  # turn_id, question_id, tool_call_id, tool_name, server | null

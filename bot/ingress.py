@@ -109,7 +109,7 @@ class _Desk:
                     self._errands.run(self._whisper(said.by.user, said.place, error.message, None))
 
     async def _click(self, click: Click) -> None:
-        if click.named and click.decision is None and click.action != payloads.APPROVE_ALL:
+        if click.named and click.action in payloads.OPENERS:
             # Whoever pressed it waits for a modal, and Slack for the ack: the modal may come after it.
             self._errands.run(self._open(click))
             return

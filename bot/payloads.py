@@ -15,12 +15,24 @@ Body = dict[str, Any]
 DOOR = "slack"
 APPROVE, REJECT, SHOW_ARGUMENTS = "approval_approve", "approval_reject", "approval_arguments"
 EDIT, REJECT_REASON, APPROVE_ALL = "approval_edit", "approval_reject_reason", "approval_approve_all"
+MORE = "approval_more"
+"""The menu of a pending call; the value of each option is one of the five actions below and the approval's id."""
+REMEMBER, EXTEND, REASSIGN = "approval_remember", "approval_extend", "approval_reassign"
+WITHDRAW, CANCEL = "approval_withdraw", "approval_cancel"
+RUN_AGAIN, MARK_DONE, MARK_FAILED = "approval_run_again", "approval_mark_done", "approval_mark_failed"
+REVOKE = "grant_revoke"
 SEEN, SEEN_ALL = "approval:", "approvals:"
 """Before the starts of the digests that were shown, in the id of the block with their buttons."""
+SPARED = "grant:"
+"""Before the id of the approval that a grant was shown on, in the id of the block with the button to revoke it."""
 REVIEW, EDIT_FORM, REASON_FORM = "approval_review", "approval_edit_form", "approval_reason_form"
 """The callback ids of the modals: a large call in full, other arguments for a call, and why it is rejected."""
-FIELD, REASON_FIELD = "value", "reason"
-"""The action id of every input, and the block id of the reason's."""
+REMEMBER_FORM, EXTEND_FORM, REASSIGN_FORM = "approval_remember_form", "approval_extend_form", "approval_reassign_form"
+DONE_FORM, FAILED_FORM = "approval_done_form", "approval_failed_form"
+FIELD, REASON_FIELD, INSTEAD_FIELD = "value", "reason", "instead"
+"""The action id of every input, and the block ids of those that no tool names; so are the next."""
+SCOPE_FIELD, TIME_FIELD, RULE_FIELD = "scope", "time", "rule"
+PEOPLE_FIELD, OTHERS_FIELD, RESULT_FIELD = "people", "others", "result"
 ANSWER_QUESTION, DECLINE_QUESTION = "question_answer", "question_decline"
 FORM = "question_form"
 """The callback id of the modal that answers a running tool's question."""
@@ -34,7 +46,11 @@ FAREWELLS = ("app_uninstalled", "tokens_revoked")
 
 _FROM_PEOPLE = {None, "file_share", "thread_broadcast"}
 _DECISIONS = {APPROVE: Decision.APPROVE, REJECT: Decision.REJECT}
-_OPENERS = (SHOW_ARGUMENTS, EDIT, REJECT_REASON)
+OPENERS = (SHOW_ARGUMENTS, EDIT, REJECT_REASON, REMEMBER, EXTEND, REASSIGN, MARK_DONE, MARK_FAILED)
+"""The actions that open a modal."""
+_IN_MENU = (REMEMBER, WITHDRAW, EXTEND, REASSIGN, CANCEL)
+_ON_CARD = (*_DECISIONS, SHOW_ARGUMENTS, EDIT, REJECT_REASON, APPROVE_ALL, RUN_AGAIN, MARK_DONE, MARK_FAILED, REVOKE)
+_MODALS = (REVIEW, EDIT_FORM, REASON_FORM, REMEMBER_FORM, EXTEND_FORM, REASSIGN_FORM, DONE_FORM, FAILED_FORM)
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
 _ENTITY = re.compile(r"<([^<>]*)>")
 _NO_TEXT = "(a mention without any text)"
@@ -79,7 +95,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """A press of one of our buttons. `decision` is None where it opens a modal."""
+    """A press of one of our buttons, or a choice from our menu. `decision` is what it casts, if it does so at once."""
 
     action: str
     decision: Decision | None
@@ -89,6 +105,7 @@ class Click:
     place: Place | None
     response_url: str | None
     trigger_id: str | None
+    grant_id: UUID | None = None
 
     @property
     def session_id(self) -> UUID | None:
@@ -102,6 +119,8 @@ class Submission:
 
     modal: str
     named: Named | None
+    session_id: UUID | None
+    """The session of the thread in which it was opened."""
     by: ChatUser
     filled: Mapping[str, str | tuple[str, ...] | None] = field(
         default_factory=dict[str, "str | tuple[str, ...] | None"]
@@ -245,17 +264,35 @@ def _reference(match: re.Match[str]) -> str:
 def _click(body: Body) -> Click | None:
     action = next(iter(body.get("actions") or []), {})
     name = action.get("action_id")
-    if name not in (*_DECISIONS, *_OPENERS, APPROVE_ALL):
+    if name == MORE:
+        name, action = _chosen(action)
+    elif name not in _ON_CARD:
         return None
     return Click(
         action=name,
         decision=_DECISIONS.get(name),
-        named=_all_named(action) if name == APPROVE_ALL else _one_named(action),
+        named=_named(name, action),
         by=_person(body, home=(body.get("message") or {}).get("team")),
         place=_place(body),
         response_url=body.get("response_url"),
         trigger_id=body.get("trigger_id"),
+        grant_id=_uuid(action.get("value")) if name == REVOKE else None,
     )
+
+
+def _chosen(menu: Body) -> tuple[str, Body]:
+    """The option of the menu that was chosen, as if it were a button; one that isn't ours names no approval."""
+    name, _, approval_id = str((menu.get("selected_option") or {}).get("value") or "").partition(" ")
+    return (name, {**menu, "value": approval_id}) if name in _IN_MENU else (MORE, {})
+
+
+def _named(name: str, action: Body) -> tuple[Named, ...]:
+    if name == APPROVE_ALL:
+        return _all_named(action)
+    if name != REVOKE:
+        return _one_named(action)
+    shown_on = _uuid(str(action.get("block_id") or "").removeprefix(SPARED))
+    return (Named(shown_on, None),) if shown_on and _uuid(action.get("value")) else ()
 
 
 def _question_click(body: Body) -> QuestionClick | None:
@@ -335,14 +372,16 @@ def _pin_click(body: Body) -> PinClick | None:
 def _submission(body: Body) -> Submission | None:
     view = body.get("view") or {}
     modal = view.get("callback_id")
-    if modal not in (REVIEW, EDIT_FORM, REASON_FORM):
+    if modal not in _MODALS:
         return None
     home = view.get("app_installed_team_id") or view.get("team_id")
     words = str(view.get("private_metadata") or "").split()
-    approval_id, seen = _uuid(words[0]) if words else None, _digest(words[1]) if len(words) == 2 else None
-    # Each of our modals was made for one digest; without it nobody knows what was read.
-    named = Named(approval_id, seen) if approval_id and seen else None
-    return Submission(modal, named, _person(body, home=home), _filled(view))
+    # Each of our modals was made in one thread for one digest; without them nobody knows what was read.
+    approval_id, seen, session_id = (
+        (_uuid(words[0]), _digest(words[1]), _uuid(words[2])) if len(words) == 3 else (None, None, None)
+    )
+    named = Named(approval_id, seen) if approval_id and seen and session_id else None
+    return Submission(modal, named, session_id, _person(body, home=home), _filled(view))
 
 
 def _filled(view: Body) -> dict[str, str | tuple[str, ...] | None]:
@@ -355,6 +394,8 @@ def _filled(view: Body) -> dict[str, str | tuple[str, ...] | None]:
 
 
 def _input(state: Body) -> str | tuple[str, ...] | None:
+    if "selected_users" in state:
+        return tuple(str(user) for user in state["selected_users"] or ())
     if "selected_options" in state:
         return tuple(str(option.get("value")) for option in state["selected_options"] or ())
     chosen = (state.get("selected_option") or {}).get("value")

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 _CARD = {
     EventKind.APPROVAL_OPENED,
     EventKind.APPROVAL_CHANGED,
+    EventKind.GRANT_REVOKED,
     EventKind.EXECUTION_STARTED,
     EventKind.EXECUTION_FINISHED,
 }

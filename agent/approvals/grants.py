@@ -4,14 +4,14 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import rfc8785
 
 from agent.approvals import conditions
 from agent.approvals.conditions import When
-from agent.approvals.types import Approval
+from agent.approvals.types import Approval, Sparing
 from agent.errors import Invalid, NotFound
 from agent.types import Person
 from db import queries
@@ -62,7 +62,13 @@ class Grant:
 
 
 class GrantRefused(Invalid):
+    """`part` is what of the wish is wrong, where it is one."""
+
     code = "grant_refused"
+
+    def __init__(self, message: str, part: Literal["scope", "expires_in_s", "args"] | None = None) -> None:
+        super().__init__(message)
+        self.part = part
 
 
 class GrantNotFound(NotFound):
@@ -91,17 +97,21 @@ def schema(args: dict[str, Any], wanted: dict[str, Any] | None, *, widens: bool)
         return exactly(args)
     condition = When(wanted, "auto")
     if (wrong := conditions.problem((condition,))) is not None:
-        raise GrantRefused(wrong.replace("when[0].args", "remember.args", 1))
+        raise GrantRefused(wrong.replace("when[0].args", "remember.args", 1), "args")
     if not condition.matches(args):
-        raise GrantRefused("remember.args does not fit the call that you approve, so it can't be what you mean.")
+        raise GrantRefused(
+            "remember.args does not fit the call that you approve, so it can't be what you mean.", "args"
+        )
     try:
         rfc8785.dumps(wanted)
     except (rfc8785.CanonicalizationError, UnicodeError) as error:
-        raise GrantRefused(f"remember.args can't be kept exactly as it is: {error}") from error
+        raise GrantRefused(f"remember.args can't be kept exactly as it is: {error}", "args") from error
     if widens:
         return wanted
     if conditions.problem((When({"allOf": [{}, wanted]}, "auto"),)) is not None:
-        raise GrantRefused("remember.args refers to a part of itself, which only an admin's may: write the part out.")
+        raise GrantRefused(
+            "remember.args refers to a part of itself, which only an admin's may: write the part out.", "args"
+        )
     return {"allOf": [exactly(args), wanted]}
 
 
@@ -139,6 +149,22 @@ async def read(tx: Tx, grant_id: UUID) -> Grant:
     if not rows:
         raise GrantNotFound
     return _grant(rows[0])
+
+
+async def of_approvals(tx: Tx, approval_ids: list[UUID]) -> dict[UUID, Sparing]:
+    """Return the grants that were given with these approvals, or spared them their question."""
+    return {
+        row["shown_with"]: Sparing(
+            grant_id=row["grant_id"],
+            by=Person(
+                row["granted_by"], row["granter_username"], row["granter_display_name"], row["granter_chat_user"]
+            ),
+            expires_at=row["expires_at"],
+            revoked_at=row["revoked_at"],
+            is_given=row["is_given"],
+        )
+        for row in await tx.fetch(sql.of_approvals, approval_ids)
+    }
 
 
 async def page(tx: Tx, *, before: tuple[datetime, UUID], limit: int, of: UUID | None) -> list[Grant]:

@@ -91,6 +91,26 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Sparing:
+    """The grant that was given with an approval, or that spared it its question."""
+
+    grant_id: UUID
+    by: Person
+    expires_at: datetime
+    revoked_at: datetime | None
+    is_given: bool
+    """It was given with this approval; else it spared this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What somebody acted on: the session that showed it, and the start of the digest of the arguments shown."""
+
+    session_id: UUID
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Approver:
     """An approver entry as people read it; `chat` is what a chat platform mentions it by."""
 
@@ -149,6 +169,7 @@ class Approval:
     deciders: tuple[Approver, ...] = ()
     preview: Preview | None = None
     """Of the arguments as they are now; None where there is none, or not yet."""
+    sparing: Sparing | None = None
 
     @property
     def is_settled(self) -> bool:

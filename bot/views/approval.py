@@ -1,18 +1,17 @@
 """The approval card: what will run, who asks, who may stop it, and how it ended."""
 
-from datetime import UTC, datetime
-
 from agent.approvals import doors
-from agent.approvals.life import SAID
 from agent.approvals.policy import valid_approvals
-from agent.approvals.types import Approval, ApprovalStatus, Decision, Door, ExecutionStatus, Resolution, Vote
-from agent.types import Person
+from agent.approvals.types import Approval, ApprovalStatus, Decision, Door, ExecutionStatus, Vote
 from bot import mrkdwn
 from bot.payloads import APPROVE, EDIT, REJECT, REJECT_REASON, REVIEW, SEEN, SHOW_ARGUMENTS
 from bot.views import arguments
 from bot.views.arguments import Room
 from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, plain, rich, run, words
 from bot.views.changes import changes
+from bot.views.more import menu
+from bot.views.outcome import asked_again, resolution, resolvable
+from bot.views.people import moment, person
 from bot.views.preview import with_preview
 from bot.views.result import first_lines, unsandboxed_note
 
@@ -45,17 +44,12 @@ _NOTES: dict[Room, list[Block]] = {
 def approval_card(approval: Approval, *, room: Room | None = None) -> Rendered:
     """Return the card as the approval stands. Approve is offered only where every argument can be read on it."""
     room = room or arguments.room(approval)
-    blocks = [_head(approval), *_asked(approval)]
+    blocks = [_head(approval), *asked(approval)]
     read = arguments.card_blocks(approval) if room is Room.CARD else arguments.preview_blocks(approval)
     blocks += with_preview(read, approval)
     blocks += changes(approval)
     blocks += _outcome(approval) if approval.is_settled else _open(approval, room)
     return Rendered(_summary(approval), tuple(blocks))
-
-
-def person(who: Person) -> str:
-    """Return how mrkdwn names somebody."""
-    return f"<@{who.chat_user}>" if who.chat_user else f"*{mrkdwn.escape(who.username)}*"
 
 
 def digest_shown(digest: str) -> str:
@@ -73,17 +67,12 @@ def tool_shown(approval: Approval) -> str:
     return mrkdwn.escape(approval.tool_name).replace("`", "'")
 
 
-def moment(when: datetime) -> str:
-    """Return a time that each reader sees in their own zone."""
-    stamp, utc = int(when.timestamp()), when.astimezone(UTC)
-    return f"<!date^{stamp}^{{date_short_pretty}} {{time}}|{utc:%Y-%m-%d %H:%M} UTC>"
-
-
 def _head(approval: Approval) -> Block:
     return ours(f"*{HEADS[approval.status]}:* `{tool_shown(approval)}`\nAsked for by {person(approval.requested_by)}")
 
 
-def _asked(approval: Approval) -> list[Block]:
+def asked(approval: Approval) -> list[Block]:
+    """Return why the call is asked for, and what it runs without."""
     blocks: list[Block] = []
     if approval.unsandboxed and not approval.is_settled:
         blocks.append(unsandboxed_note(approval.unsandboxed))
@@ -114,10 +103,11 @@ def offered(approval: Approval, room: Room) -> list[Block]:
     edit = button("Edit", EDIT, value)
     reject = button("Reject", REJECT, value, "danger")
     why = button("Reject with reason…", REJECT_REASON, value)
+    more = menu(approval, room)
     if not doors.offers(approval, Door.SLACK):
-        return [*([show] if room is Room.MODAL else []), reject, why]
+        return [*([show] if room is Room.MODAL else []), reject, why, more]
     first = {Room.CARD: [approve, edit], Room.MODAL: [show, edit], Room.FILE: []}[room]
-    return [*first, reject, why]
+    return [*first, reject, why, more]
 
 
 def notes(approval: Approval, room: Room) -> list[Block]:
@@ -167,16 +157,12 @@ def _outcome(approval: Approval) -> list[Block]:
         blocks.append(rich(line(run("Reason: ", bold=True), run(_short(approval.reason)))))
     if approval.execution in EXECUTIONS:
         blocks.append(ours(EXECUTIONS[approval.execution]))
-    blocks += [footnote(_resolution(word)) for word in approval.resolutions[-5:]]
+    blocks += [footnote(resolution(word)) for word in approval.resolutions[-5:]]
     if approval.result and approval.execution not in (ExecutionStatus.NONE, ExecutionStatus.RUNNING):
         blocks.append(rich(box(first_lines(approval.result))))
     others = _votes(approval) if approval.quorum > 1 else []
+    blocks += [*resolvable(approval, seen_block(approval)), *asked_again(approval)]
     return [*blocks, *others, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
-
-
-def _resolution(word: Resolution) -> str:
-    reason = f": {mrkdwn.escape(mrkdwn.cut(word.reason, 200))}" if word.reason else ""
-    return f"{person(word.by)} {SAID[word.action]} {moment(word.at)}{reason}"
 
 
 def _summary(approval: Approval) -> str:
@@ -190,14 +176,14 @@ def _summary(approval: Approval) -> str:
 
 def review_modal(approval: Approval) -> Block:
     """Return the modal that shows every argument; while the call is pending, its submit approves."""
-    head = [words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"), *_asked(approval)]
-    asked = arguments.modal_blocks(approval)
-    read = [*(with_preview(asked, approval, lines=_ALL_LINES, limit=_BOX) if asked else []), *changes(approval)]
+    head = [words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"), *asked(approval)]
+    args = arguments.modal_blocks(approval)
+    read = [*(with_preview(args, approval, lines=_ALL_LINES, limit=_BOX) if args else []), *changes(approval)]
     blocks = [*head, *read, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
     view: Block = {
         "type": "modal",
         "callback_id": REVIEW,
-        "private_metadata": f"{approval.approval_id} {digest_shown(approval.args_digest)}",
+        "private_metadata": f"{approval.approval_id} {digest_shown(approval.args_digest)} {approval.session_id}",
         "title": plain("All arguments"),
         "close": plain("Close"),
         "blocks": blocks,

@@ -11,11 +11,8 @@ from bot.views.approval import (
     EXECUTIONS,
     HEADS,
     digest_shown,
-    first_lines,
-    moment,
     notes,
     offered,
-    person,
     seen_block,
     terms,
     tool_shown,
@@ -24,8 +21,10 @@ from bot.views.approval import (
 from bot.views.arguments import Room
 from bot.views.blocks import Block, Rendered, box, button, footnote, letters, line, ours, rich, run
 from bot.views.changes import changes
+from bot.views.outcome import resolution, resolvable, revoking, spared
+from bot.views.people import moment, person
 from bot.views.preview import with_preview
-from bot.views.result import unsandboxed
+from bot.views.result import first_lines, unsandboxed
 
 MOST_ROWS = 5
 """A row takes at most nine blocks; a message takes fifty."""
@@ -92,7 +91,10 @@ def _row(number: int, approval: Approval, room: Room) -> list[Block]:
         blocks += _said("They said: ", approval.reason)
         if approval.result and approval.execution not in (ExecutionStatus.NONE, ExecutionStatus.RUNNING):
             blocks.append(rich(box(first_lines(approval.result, lines=_RESULT_LINES, limit=_RESULT))))
-        return [*blocks, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]
+        blocks += [*resolvable(approval, f"{seen_block(approval)}:{number}"), *revoking(approval)]
+        said = [*(resolution(word) for word in approval.resolutions[-1:]), spared(approval)]
+        said.append(f"Digest `{digest_shown(approval.args_digest)}`")
+        return [*blocks, footnote("\n".join(part for part in said if part))]
     # Two calls with the same arguments share a digest, and Slack wants each block's id once.
     actions = {"type": "actions", "block_id": f"{seen_block(approval)}:{number}", "elements": offered(approval, room)}
     votes = "\n".join(vote_shown(approval, vote) for vote in approval.votes[-_VOTES:])

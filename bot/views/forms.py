@@ -6,10 +6,10 @@ from agent.approvals.types import Approval
 from bot import mrkdwn
 from bot.forms import Form
 from bot.inputs import LEAVE_OUT, LEFT_OUT, Field, Kind, option_labels
-from bot.payloads import EDIT_FORM, FIELD, REASON_FIELD, REASON_FORM
+from bot.payloads import EDIT_FORM, FIELD, INSTEAD_FIELD, REASON_FIELD, REASON_FORM
 from bot.views.blocks import Block, footnote, plain, words
 
-REASON_LIMIT = 2_000
+REASON_LIMIT, INSTEAD_LIMIT = 2_000, 3_000
 _VIEW_BYTES = 180_000
 _LABEL, _HINT, _PLACEHOLDER, _LONG = 150, 300, 140, 100
 _BOUNDS = {
@@ -38,30 +38,49 @@ def edit_modal(approval: Approval, form: Form) -> Block | None:
     ]
     if len(json.dumps(blocks)) > _VIEW_BYTES:
         return None
-    return _modal(approval, EDIT_FORM, "Edit and approve", "Approve this", blocks)
+    return approval_form(approval, EDIT_FORM, "Edit and approve", "Approve this", blocks)
 
 
 def reason_modal(approval: Approval) -> Block:
-    """Return the form that asks why a call is rejected."""
-    element = {"type": "plain_text_input", "action_id": FIELD, "multiline": True, "max_length": REASON_LIMIT}
-    blocks: list[Block] = [
+    """Return the form that asks why a call is rejected, and what is wanted instead."""
+    blocks = [
         words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"),
-        {
-            "type": "input",
-            "block_id": REASON_FIELD,
-            "label": plain("Reason"),
-            "hint": plain("It is shown in the thread and told to the model."),
-            "element": element,
-        },
+        text_input(
+            REASON_FIELD,
+            "Reason",
+            "It is shown in the thread and told to the model.",
+            REASON_LIMIT,
+            optional=False,
+        ),
+        text_input(
+            INSTEAD_FIELD,
+            "Tell it what to do instead",
+            "It becomes your message in this thread, and the agent's next turn.",
+            INSTEAD_LIMIT,
+        ),
     ]
-    return _modal(approval, REASON_FORM, "Reject with a reason", "Reject", blocks)
+    return approval_form(approval, REASON_FORM, "Reject with a reason", "Reject", blocks)
 
 
-def _modal(approval: Approval, form: str, title: str, submit: str, blocks: list[Block]) -> Block:
+def text_input(block_id: str, label: str, hint: str, limit: int, *, optional: bool = True, shown: str = "") -> Block:
+    """Return an input for text of several lines, on a form that is not a tool's."""
+    element = {"type": "plain_text_input", "action_id": FIELD, "multiline": True, "max_length": limit}
+    return {
+        "type": "input",
+        "block_id": block_id,
+        "label": plain(label),
+        "hint": plain(hint),
+        "optional": optional,
+        "element": {**element, "initial_value": shown} if shown else element,
+    }
+
+
+def approval_form(approval: Approval, form: str, title: str, submit: str, blocks: list[Block]) -> Block:
+    """Return a form about an approval: it names it, and what is shown of it and where."""
     return {
         "type": "modal",
         "callback_id": form,
-        "private_metadata": f"{approval.approval_id} {approval.args_digest}",
+        "private_metadata": f"{approval.approval_id} {approval.args_digest} {approval.session_id}",
         "title": plain(title),
         "submit": plain(submit),
         "close": plain("Close"),

@@ -9,8 +9,8 @@ from agent.approvals.life import SAID
 from agent.approvals.types import Action, Approval, Resolution
 from agent.types import EventKind
 from bot import mrkdwn
-from bot.views.approval import moment, person
 from bot.views.blocks import Rendered, box, line, ours, rich, run
+from bot.views.people import moment, person
 
 _USER, _GROUP = re.compile(r"[UW][A-Z0-9]+"), re.compile(r"S[A-Z0-9]+")
 _SHOWN = 1_200

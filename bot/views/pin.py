@@ -7,8 +7,9 @@ from agent.changes import CardState, ChangeCard
 from bot import mrkdwn
 from bot.payloads import PIN_ACCEPT, PIN_KEEP, PIN_SEEN
 from bot.split import width
-from bot.views.approval import digest_shown, moment, person
+from bot.views.approval import digest_shown
 from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, rich, run
+from bot.views.people import moment, person
 
 _ROOM = 7_500
 """Characters of both sides together; what is longer can't be judged here."""

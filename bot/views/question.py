@@ -6,8 +6,8 @@ from agent.questions.form import Field, Kind, fields
 from agent.questions.types import Question, QuestionStatus
 from bot import mrkdwn
 from bot.payloads import ANSWER_QUESTION, DECLINE_QUESTION, FORM, Filled
-from bot.views.approval import moment, person
 from bot.views.blocks import Block, Rendered, button, footnote, line, ours, plain, rich, run, words
+from bot.views.people import moment, person
 
 WARNING = "These are the tool's words, not ours. Never enter passwords or other secrets here."
 _LABEL, _HINT, _OPTION, _VALUE = 150, 500, 75, "value"

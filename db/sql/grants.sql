@@ -16,10 +16,19 @@ SELECT g.grant_id FROM approval_grants g
 SELECT g.* FROM approval_grant_details g
  WHERE g.grant_id = ANY($1::uuid[]) ORDER BY g.created_at DESC, g.grant_id;
 
+-- name: of_approvals
+-- The grants that were given with approvals, and those that spared approvals their question.
+SELECT g.approval_id AS shown_with, true AS is_given, g.* FROM approval_grant_details g
+ WHERE g.approval_id = ANY($1::uuid[])
+UNION ALL
+SELECT a.approval_id, false, g.* FROM approvals a JOIN approval_grant_details g ON g.grant_id = a.grant_id
+ WHERE a.approval_id = ANY($1::uuid[]);
+
 -- name: lock
 SELECT grant_id FROM approval_grants WHERE grant_id = $1 FOR UPDATE;
 
 -- name: use
+WITH spared AS (UPDATE approvals SET grant_id = $1 WHERE approval_id = $2)
 UPDATE approval_grants SET uses = uses + 1, last_used_at = now() WHERE grant_id = $1;
 
 -- name: revoke

@@ -159,9 +159,14 @@ class _Check:
                 self.refuse(f"{at}/initial_value", "must be more than 0 characters")
             if not 0 <= int(element.get("min_length", 0)) <= int(element.get("max_length", 3000)) <= 3000:
                 self.refuse(at, "min_length and max_length must lie between 0 and 3000")
-
         elif kind == "number_input":
             self.number(element, at)
+        elif kind == "multi_users_select":
+            self.keys(
+                element, at, {"type", "action_id", "initial_users", "max_selected_items", "placeholder", "confirm"}
+            )
+            if int(element.get("max_selected_items", 1)) < 1:
+                self.refuse(f"{at}/max_selected_items", "must be at least 1")
         elif kind == "datepicker" and not _DAY.fullmatch(element.get("initial_date", "2026-01-01")):
             self.refuse(f"{at}/initial_date", "must be a date such as 1990-04-28")
 
@@ -186,22 +191,28 @@ class _Check:
         if not isinstance(confirm, dict):
             self.refuse(at, "must be an object")
             return
+        self.keys(confirm, at, {"title", "text", "confirm", "deny", "style"})
         self.text(confirm.get("title"), f"{at}/title", 100, PLAIN)
         self.text(confirm.get("text"), f"{at}/text", 300)
         self.text(confirm.get("confirm"), f"{at}/confirm", 30, PLAIN)
         self.text(confirm.get("deny"), f"{at}/deny", 30, PLAIN)
 
     def options(self, select: Block, at: str) -> None:
+        least = 2 if select["type"] == "overflow" else 1
         most = {"overflow": 5, "checkboxes": 10, "radio_buttons": 10}.get(select["type"], 100)
         groups = select.get("option_groups")
         if groups is not None:
             options = [o for g in self.items(groups, f"{at}/option_groups", 1, 100) for o in g.get("options", [])]
         else:
-            options = self.items(select.get("options"), f"{at}/options", 1, most)
+            options = self.items(select.get("options"), f"{at}/options", least, most)
         for i, option in enumerate(options):
             self.text(option.get("text"), f"{at}/options/{i}/text", 75)
             self.length(option, "value", f"{at}/options/{i}", 150)
             self.text(option.get("description"), f"{at}/options/{i}/description", 75, required=False)
+        if select["type"] == "overflow":
+            self.keys(select, at, {"type", "action_id", "options", "confirm"})
+            for i, option in enumerate(options):
+                self.text(option.get("text"), f"{at}/options/{i}/text", 75, PLAIN)
         for key in ("initial_option", "initial_options"):
             chosen = select.get(key)
             for one in chosen if isinstance(chosen, list) else [chosen] if chosen else []:

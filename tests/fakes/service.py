@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from agent.approvals import store
+from agent.approvals import grants, life, store
+from agent.approvals.grants import Remember
 from agent.approvals.types import (
+    Action,
     AlreadySettled,
     Approval,
     ApprovalStatus,
@@ -19,12 +21,14 @@ from agent.approvals.types import (
     ExecutionStatus,
     InvalidArguments,
     NotAnApprover,
+    Seen,
     Vote,
 )
 from agent.deliveries import Delivery, Post
 from agent.errors import NotFound, Refusal
 from agent.questions import form
 from agent.questions.types import NotAsked, Question, QuestionNotFound, QuestionSettled, QuestionStatus, WrongAnswer
+from agent.remembering import Offer
 from agent.service import ToolView
 from agent.tools.arguments import validate
 from agent.tools.base import Source, ToolSpec
@@ -34,6 +38,7 @@ _PROMPT_RETRIES = 10
 """So many retries come at once; a later one would come after the presenter's own sweep."""
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"service": {"type": "string"}}, "required": ["service"]}
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
+HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,10 @@ class FakeService:
         self.refusals: dict[str, Refusal] = {}
         self.submitted: list[Submission] = []
         self.decisions: list[tuple[UUID, Decision, ChatUser]] = []
+        self.verbs: list[tuple[Any, ...]] = []
+        """What befell approvals beside decisions: the verb, the approval, who, and what they said."""
+        self.also: list[str | Remember] = []
+        self.admin = "U0ADMIN"
         self.schema, self.schema_hash = SCHEMA, "f" * 64
         self.cancelled: list[UUID] = []
         self.shown: list[tuple[UUID, str, str, str, ChatUser | None]] = []
@@ -220,6 +229,8 @@ class FakeService:
         expected_digest: str | None = None,
         within: UUID | None = None,
         door: Door | None = None,
+        instead: str | None = None,
+        remember: Remember | None = None,
     ) -> Approval:
         found = await self.read_approval(approval_id, by=None)
         if within not in (None, found.session_id):
@@ -237,13 +248,85 @@ class FakeService:
             changes = {"args": args, "args_digest": store.digest(store.canonical(args))}
         who = Person(uuid4(), by.user[2:].lower(), None, by.user)
         assert door is Door.SLACK, "a door says which one it is"
+        if remember is not None:
+            grants.schema(found.args, remember.args, widens=by.user == self.admin)
         self.decisions.append((approval_id, decision, by))
+        self.also += [said for said in (instead, remember) if said is not None]
         vote = Vote(who, decision, reason, changes.get("args_digest", found.args_digest), NOW)
         votes = (*found.votes, vote)
         if decision is Decision.REJECT or len(votes) >= found.quorum:
             status = ApprovalStatus.APPROVED if decision is Decision.APPROVE else ApprovalStatus.REJECTED
             changes |= {"status": status, "decided_by": who, "decided_at": NOW, "reason": reason}
         return self.change(approval_id, votes=votes, **changes)
+
+    async def withdraw_vote(self, approval_id: UUID, *, by: ChatUser, seen: Seen) -> Approval:
+        found = self._befalls("withdraw", approval_id, by, seen)
+        votes = tuple(vote for vote in found.votes if vote.by.chat_user != by.user)
+        if len(votes) == len(found.votes):
+            raise life.NoVote("You have no vote on this that you could take back.")
+        return self.change(approval_id, votes=votes)
+
+    async def cancel_approval(self, approval_id: UUID, *, by: ChatUser, seen: Seen) -> Approval:
+        if by.user != self.approvals[approval_id].requested_by.chat_user:
+            raise life.NotYours("Only whoever asked for it, or an admin, may cancel this.")
+        self._befalls("cancel", approval_id, by, seen)
+        return self.change(approval_id, status=ApprovalStatus.CANCELLED)
+
+    async def extend_approval(self, approval_id: UUID, expires_in_s: int, *, by: ChatUser, seen: Seen) -> Approval:
+        self._stands(by)
+        if expires_in_s <= HOUR:
+            raise life.NotLonger("It has time until then already: ask for more than that.")
+        self._befalls("extend", approval_id, by, seen, expires_in_s)
+        return self.change(approval_id, expires_at=NOW + timedelta(seconds=expires_in_s))
+
+    async def reassign_approval(self, approval_id: UUID, approvers: list[str], *, by: ChatUser, seen: Seen) -> Approval:
+        self._stands(by)
+        if not approvers:
+            raise life.BadApprovers("Name 1 to 100 approvers.")
+        self._befalls("reassign", approval_id, by, seen, approvers)
+        return self.change(approval_id, approvers=tuple(approvers))
+
+    async def resolve_approval(
+        self,
+        approval_id: UUID,
+        action: Action,
+        *,
+        by: ChatUser,
+        reason: str | None = None,
+        result: str | None = None,
+        door: Door,
+        seen: Seen,
+    ) -> Approval:
+        assert door is Door.SLACK, "a door says which one it is"
+        self._stands(by)
+        self._befalls("resolve", approval_id, by, seen, (action, reason, result))
+        ended = {Action.DONE: ExecutionStatus.SUCCEEDED, Action.FAILED: ExecutionStatus.FAILED}
+        return self.change(approval_id, execution=ended.get(action, ExecutionStatus.RUNNING))
+
+    async def offer_to_remember(self, approval_id: UUID, *, by: ChatUser) -> Offer:
+        found = self.approvals[approval_id]
+        is_own = by.user == found.requested_by.chat_user
+        scopes = (grants.Scope.THREAD, grants.Scope.ME) if is_own else (grants.Scope.THREAD,)
+        return Offer(8 * HOUR, scopes, grants.exactly(found.args), may_widen=by.user == self.admin)
+
+    async def revoke_grant(self, grant_id: UUID, *, by: ChatUser, shown_on: UUID, seen: Seen) -> None:
+        found = self._befalls("revoke", shown_on, by, seen, grant_id)
+        assert found.sparing is not None
+        self.change(shown_on, EventKind.GRANT_REVOKED, sparing=replace(found.sparing, revoked_at=NOW))
+
+    def _stands(self, by: ChatUser) -> None:
+        if by.external or by.user not in self.approvers:
+            raise NotAnApprover("Only an approver may do this.")
+
+    def _befalls(self, verb: str, approval_id: UUID, by: ChatUser, seen: Seen, *said: Any) -> Approval:
+        self._reach()
+        found = self.approvals.get(approval_id)
+        if found is None or found.session_id != seen.session_id:
+            raise NotFound("There is no such approval.")
+        if seen.digest and not found.args_digest.startswith(seen.digest):
+            raise ChangedMeanwhile("The arguments were changed since you saw them; look at them again.")
+        self.verbs.append((verb, approval_id, by.user, *said))
+        return found
 
     # ---- questions ------------------------------------------------------------------------------------------------
 

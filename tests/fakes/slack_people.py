@@ -150,6 +150,19 @@ class People(WebApi):
             sent.append({**body, "state": {"values": {}}, "actions": [{**action, "action_ts": self.ts()}]})
         return await asyncio.gather(*(self.start_delivery("interactive", body) for body in sent))
 
+    async def choose(
+        self, user: str, channel: str, message: Json, label: str, *, block_id: str | None = None
+    ) -> list[Ack | None]:
+        """Open the first menu of a message, or the one in this block, and take the option of that label."""
+        for block, element in block_reading.pressables(message.get("blocks")):
+            if element["type"] != "overflow" or block_id not in (None, block["block_id"]):
+                continue
+            option = next((one for one in element["options"] if one["text"]["text"] == label), None)
+            assert option is not None, f"the menu has no {label!r}"
+            chosen = {"block_id": block["block_id"], "selected_option": option}
+            return await self.click(user, channel, message, element["action_id"], **chosen)
+        raise AssertionError("there is no such menu")
+
     async def click_in_view(self, user: str, view: Json, action_id: str, **chosen: Any) -> Ack | None:
         """Press something on a modal or on the home tab."""
         block, element = self._element(view, action_id, chosen.pop("block_id", None))

@@ -142,14 +142,14 @@ async def test_the_edit_form_is_sent_for_what_it_was_not_opened_on(thread: Threa
     mine, other = [await thread.card(await thread.ask({"service": name})) for name in ("web", "db")]
     view = await thread.open(BOB, mine, "approval_edit")
     assert view is not None
-    approval_id, digest = view["private_metadata"].split()
+    approval_id, digest, session_id = view["private_metadata"].split()
     stolen = await thread.read(other)
     metadata = {
-        "another approval": f"{stolen.approval_id} {digest}",
-        "another digest": f"{approval_id} {stolen.args_digest}",
-        "no digest": approval_id,
+        "another approval": f"{stolen.approval_id} {digest} {session_id}",
+        "another digest": f"{approval_id} {stolen.args_digest} {session_id}",
+        "no digest": f"{approval_id} {session_id}",
         "nothing": "",
-        "both of another": f"{stolen.approval_id} {stolen.args_digest[:12]}",
+        "both of another": f"{stolen.approval_id} {stolen.args_digest} {session_id}",
     }[forged]
     await thread.slack.submit(BOB, view, {"field:0": "evil"}, forged={"private_metadata": metadata})
     await thread.nothing_happened(mine, other)

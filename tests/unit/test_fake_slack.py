@@ -657,6 +657,15 @@ def select(count: int) -> dict[str, Any]:
     return actions({"type": "static_select", "action_id": "s", "options": options})
 
 
+def menu(count: int, **more: Any) -> dict[str, Any]:
+    options = [{"text": text(1, "plain_text"), "value": str(i)} for i in range(count)]
+    return actions({"type": "overflow", "action_id": "m", "options": options, **more})
+
+
+def people(**more: Any) -> dict[str, Any]:
+    return actions({"type": "multi_users_select", "action_id": "p", **more})
+
+
 LIMITS: list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]] = [
     ("blocks", [{"type": "divider"}] * 50, [{"type": "divider"}] * 51),
     ("section", [{"type": "section", "text": text(3000)}], [{"type": "section", "text": text(3001)}]),
@@ -677,6 +686,10 @@ LIMITS: list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]] = [
     ("unique action_id", [actions(button(), button(action_id="b"))], [actions(button(), button())]),
     ("actions", [many_buttons(25)], [many_buttons(26)]),
     ("options", [select(100)], [select(101)]),
+    ("menu's least", [menu(2)], [menu(1)]),
+    ("menu's most", [menu(5)], [menu(6)]),
+    ("menu's style", [menu(2)], [menu(2, style="danger")]),
+    ("people to choose", [people(max_selected_items=1)], [people(max_selected_items=0)]),
     ("context", [{"type": "context", "elements": [text(1)] * 10}], [{"type": "context", "elements": [text(1)] * 11}]),
     ("block_id", [{"type": "divider", "block_id": "x" * 255}], [{"type": "divider", "block_id": "x" * 256}]),
     ("unique block_id", [{"type": "divider", "block_id": "x"}], [{"type": "divider", "block_id": "x"}] * 2),

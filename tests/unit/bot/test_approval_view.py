@@ -91,7 +91,9 @@ def test_what_is_too_large_even_for_a_modal_is_only_to_be_rejected_here():
     assert {e["action_id"] for _, e in pressables(approval_card(asked).blocks)} == {
         "approval_reject",
         "approval_reject_reason",
+        "approval_more",
     }
+    assert "approval_remember" not in json.dumps(approval_card(asked).blocks)
 
 
 def test_text_of_others_on_a_settled_card_stays_text():

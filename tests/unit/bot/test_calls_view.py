@@ -32,7 +32,15 @@ def vote(digest, reason=None):
 
 
 def actions(card):
-    return [(block["block_id"], element["action_id"], element["value"]) for block, element in pressables(card.blocks)]
+    """What can be pressed; of a menu the approval that its options name."""
+    return [(block["block_id"], element["action_id"], _value(element)) for block, element in pressables(card.blocks)]
+
+
+def _value(element):
+    if element["type"] != "overflow":
+        return element["value"]
+    (value,) = {option["value"].split()[1] for option in element["options"]}
+    return value
 
 
 def test_each_call_has_a_row_with_its_own_buttons_and_one_button_is_for_all():
