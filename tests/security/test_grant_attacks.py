@@ -83,7 +83,7 @@ async def test_two_threads_use_one_grant_at_one_instant(still: Still) -> None:
         await grants.covering(tx, {"service": "web"}, session_id=still.session_id, max_age_s=HOUR, **key)
         other = asyncio.create_task(again(still, by=ann, session_id=await still.floor.session(ann)))
         await somebody_waits(still)
-        await tx.execute(grants.sql.use, grant.grant_id)
+        await tx.execute(grants.sql.use, grant.grant_id, grant.approval_id)
     assert await other is None
     assert (await only_grant(still)).uses == 2
 
