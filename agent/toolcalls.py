@@ -10,20 +10,21 @@ import structlog
 from langchain_core.messages import ToolCall, ToolMessage
 
 from agent import attachments, audit, events, ledger, reruns, sessions, transcript, users
-from agent.approvals import doors, grants, policy, resolutions, store
+from agent.approvals import grants, resolutions, store
 from agent.approvals.grants import Grant
-from agent.approvals.policy import Ruling, Verdict
+from agent.approvals.policy import Verdict
 from agent.approvals.types import Approval, ApprovalStatus, Decision, ExecutionStatus, InvalidArguments, Vote
 from agent.audit import Kind
 from agent.ports import DirectoryUnavailable, GroupDirectory
 from agent.questions import store as questions
 from agent.questions.asking import Asking, CallHost
 from agent.questions.types import QuestionStatus
+from agent.rechecks import Groups, Rechecks
 from agent.run import Limits, Run
 from agent.tools import catalogue
 from agent.tools.base import CallContext, Outcome, Tool, ToolResult
 from agent.tools.registry import Registry, validate
-from agent.types import EventKind, Role
+from agent.types import EventKind
 from db.database import Database, Tx
 
 log = structlog.get_logger()
@@ -84,8 +85,8 @@ class ToolCalls:
         self._registry = registry
         self._asking = asking
         self._approvers = approvers
+        self._rechecks = Rechecks(approvers, limits)
         self._groups = groups
-        self._limits = limits
 
     def drain(self) -> None:
         """Have no call wait for an answer any more."""
@@ -94,7 +95,7 @@ class ToolCalls:
     async def step(self, run: Run, call: ToolCall) -> ToolMessage | Waiting:
         """Take the call to its result, or to where people must decide."""
         tool = await self._find(call["name"])
-        groups: dict[str, frozenset[str]] | None = None
+        groups: Groups = None
         while True:
             async with self._database.transaction() as tx:
                 await sessions.fence(tx, run.session_id, run.epoch)
@@ -128,9 +129,7 @@ class ToolCalls:
             log.warning("toolcall.groups_unavailable", groups=group_ids)
             return {group_id: frozenset[str]() for group_id in group_ids}
 
-    async def _look(
-        self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, groups: dict[str, frozenset[str]] | None
-    ) -> _Step:
+    async def _look(self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, groups: Groups) -> _Step:
         call_id = str(call["id"])
         entry = await ledger.read(tx, run.session_id, call_id)
         approval = await store.read_of_call(tx, run.session_id, call_id)
@@ -148,9 +147,7 @@ class ToolCalls:
             return await self._decided(tx, run, call, tool, approval, groups)
         return await self._first(tx, run, call, tool, groups)
 
-    async def _first(
-        self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, groups: dict[str, frozenset[str]] | None
-    ) -> _Step:
+    async def _first(self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, groups: Groups) -> _Step:
         """A call nobody has looked at yet."""
         if tool is None:
             return await self._refused(tx, run, call, f"There is no tool named {call['name']!r} here.")
@@ -165,17 +162,18 @@ class ToolCalls:
             return await self._refused(tx, run, call, wrong)
         if (withheld := await catalogue.withheld(tx, tool.spec)) is not None:
             return await self._refused(tx, run, call, withheld)
-        default, own = await catalogue.rows(tx, tool.spec.tool_id, run.requester.user_id)
-        ruling = self._ruling(args, tool, default, own)
+        ruling = await self._rechecks.ruling(tx, tool, args, run.requester.user_id)
         if ruling.verdict is Verdict.DENY:
             refused = await self._refused(tx, run, call, f"Policy denies {tool.spec.name} here. Don't try it again.")
             await self._note(tx, run, call, Kind.CALL_DENIED, tool.spec.name, None, digest=store.digest(canonical))
             return refused
         if ruling.verdict is Verdict.AUTO:
             return await self._claim(tx, run, call, tool, args, approval=None)
-        grant = await self._granted(tx, run, tool, args, ruling, groups)
-        if isinstance(grant, _NeedsGroups):
-            return grant
+        grant = await self._rechecks.grant(
+            tx, tool, args, ruling, groups, requester_id=run.requester.user_id, session_id=run.session_id
+        )
+        if isinstance(grant, list):
+            return _NeedsGroups(grant)
         approval_id = uuid4()
         await store.insert(
             tx,
@@ -199,45 +197,6 @@ class ToolCalls:
         await audit.record(tx, Kind.APPROVAL_OPENED, actor=run.requester.user_id, subject=approval_id, data=opened)
         return Waiting(approval_id)
 
-    async def _granted(
-        self,
-        tx: Tx,
-        run: Run,
-        tool: Tool,
-        args: dict[str, Any],
-        ruling: Ruling,
-        groups: dict[str, frozenset[str]] | None,
-    ) -> Grant | _NeedsGroups | None:
-        """Return somebody's word that such a call need not be asked for, if they could give it for this one now."""
-        if ruling.quorum > 1 or ruling.doors is not None or ruling.fresh_login_s is not None:
-            return None
-        entries = policy.entries_of(ruling.approvers, self._approvers)
-        for grant in await grants.covering(
-            tx,
-            args,
-            requester=run.requester.user_id,
-            tool_id=tool.spec.tool_id,
-            schema_hash=tool.spec.schema_hash,
-            session_id=run.session_id,
-            max_age_s=ruling.remember_max_s,
-        ):
-            if groups is None and (needed := policy.groups_needed(entries)):
-                return _NeedsGroups(needed)
-            granter = await users.read(tx, grant.granted_by.user_id)
-            own = ruling.four_eyes and granter.user_id == run.requester.user_id
-            if own or not policy.may_decide(granter, entries, groups=groups or {}):
-                continue
-            if await catalogue.withheld(tx, tool.spec, since=grant.created_at) is not None:
-                continue  # given for the tool's server as it was before
-            if granter.role is Role.ADMIN or await self._is_the_same_call(tx, grant, args):
-                return grant
-        return None
-
-    async def _is_the_same_call(self, tx: Tx, grant: Grant, args: dict[str, Any]) -> bool:
-        """Return whether the grant was given with exactly these arguments: all that one by a non-admin covers."""
-        given = await store.read(tx, grant.approval_id)
-        return given.args_digest == store.digest(store.canonical(args))
-
     async def _spared(
         self,
         tx: Tx,
@@ -246,7 +205,7 @@ class ToolCalls:
         tool: Tool,
         approval_id: UUID,
         grant: Grant,
-        groups: dict[str, frozenset[str]] | None,
+        groups: Groups,
     ) -> _Step:
         """Approve the call as its grant says, by the vote of whoever gave it; all that is checked of a vote follows."""
         asked = await store.read(tx, approval_id)
@@ -273,15 +232,6 @@ class ToolCalls:
         await audit.record(tx, Kind.APPROVAL_OPENED, actor=run.requester.user_id, subject=approval_id, data=opened)
         return await self._decided(tx, run, call, tool, approval, groups)
 
-    def _ruling(self, args: dict[str, Any], tool: Tool, default: policy.Row | None, own: policy.Row | None) -> Ruling:
-        return policy.rule_on(
-            args,
-            read_only=tool.spec.read_only,
-            default=default,
-            own=own,
-            default_expiry_s=self._limits.approval_expires_s,
-        )
-
     async def _decided(
         self,
         tx: Tx,
@@ -289,66 +239,20 @@ class ToolCalls:
         call: ToolCall,
         tool: Tool | None,
         approval: Approval,
-        groups: dict[str, frozenset[str]] | None,
+        groups: Groups,
     ) -> _Step:
         """A call with an approval: read the decision from the row, and check again all that it was bound to."""
         if approval.status is ApprovalStatus.PENDING:
             return Waiting(approval.approval_id)
         if approval.status is not ApprovalStatus.APPROVED:
             return await self._refused(tx, run, call, _why_not(approval), approval)
-        if tool is None:
-            why = f"{approval.tool_name} is not connected any more, so the approved call was not run."
+        why = await self._rechecks.obstacle(tx, tool, approval, groups)
+        if isinstance(why, list):
+            return _NeedsGroups(why)
+        if why is not None:
             return await self._void(tx, run, call, approval, why)
-        if tool.spec.schema_hash != approval.schema_hash:
-            why = f"{approval.tool_name} changed after the call was approved, so it was not run. Ask again."
-            return await self._void(tx, run, call, approval, why)
-        if (withheld := await catalogue.withheld(tx, tool.spec, since=approval.created_at)) is not None:
-            return await self._void(tx, run, call, approval, f"The approved call was not run: {withheld}")
-        if store.digest(store.canonical(approval.args)) != approval.args_digest:
-            why = "The arguments are not the ones that were approved, so the call was not run."
-            return await self._void(tx, run, call, approval, why)
-        requester = await users.read(tx, approval.requested_by.user_id)
-        default, own = await catalogue.rows(tx, approval.tool_id, requester.user_id)
-        ruling = self._ruling(approval.args, tool, default, own)
-        if ruling.verdict is Verdict.DENY or requester.disabled:
-            return await self._void(tx, run, call, approval, "Policy denies this call by now, so it was not run.")
-        if approval.decided_by is None:
-            if ruling.verdict is not Verdict.AUTO:
-                return await self._void(tx, run, call, approval, "Policy asks for this call by now; ask again.")
-        else:
-            asked_now = ruling if ruling.verdict is Verdict.ASK else None
-            standing = await self._standing(tx, approval, asked_now, groups or {})
-            needed_now = max(approval.quorum, asked_now.quorum if asked_now else 1)
-            if standing < needed_now:
-                terms = policy.terms_now(approval, asked_now)
-                entries = {entry for named in terms for entry in policy.entries(named, self._approvers)}
-                if groups is None and (needed := policy.groups_needed(entries)):
-                    return _NeedsGroups(needed)
-                why = "Who approved this may not decide it any more, so it was not run. Ask again."
-                if asked_now is not None and not all(
-                    doors.counts(v, asked_now) for v in policy.valid_approvals(approval)
-                ):
-                    why = f"The rules changed since this was approved, so it was not run. {doors.where(asked_now)}"
-                if standing >= approval.quorum:
-                    why = f"Policy asks for {needed_now} approvals of this by now, so it was not run. Ask again."
-                return await self._void(tx, run, call, approval, why)
+        assert tool
         return await self._claim(tx, run, call, tool, approval.args, approval=approval)
-
-    async def _standing(
-        self, tx: Tx, approval: Approval, asked_now: Ruling | None, groups: dict[str, frozenset[str]]
-    ) -> int:
-        """Return how many of the approving votes are by people who may decide now: under the terms it was asked
-        under, and under those of today."""
-        ways = [approval, asked_now] if asked_now else [approval]
-        votes = [vote for vote in policy.valid_approvals(approval) if all(doors.counts(vote, way) for way in ways)]
-        voters = await users.read_many(tx, [vote.by.user_id for vote in votes])
-        terms = policy.terms_now(approval, asked_now)
-        four_eyes = approval.four_eyes or (asked_now is not None and asked_now.four_eyes)
-        return sum(
-            all(policy.has_standing(voter, named, approvers=self._approvers, groups=groups) for named in terms)
-            and not (four_eyes and voter.user_id == approval.requested_by.user_id)
-            for voter in voters.values()
-        )
 
     async def _claim(
         self, tx: Tx, run: Run, call: ToolCall, tool: Tool, args: dict[str, Any], *, approval: Approval | None
@@ -380,7 +284,11 @@ class ToolCalls:
         args = approval.args if approval else json.loads(store.canonical(call["args"]))
         step: _Step
         closed = await self._close_questions(tx, run, call)
-        if tool is not None and tool.spec.repeatable and await self._may_repeat(tx, run, tool, args, approval, entry):
+        if (
+            tool is not None
+            and tool.spec.repeatable
+            and await self._rechecks.may_repeat(tx, tool, args, approval, entry, run.requester.user_id)
+        ):
             await ledger.claim_again(tx, run.session_id, str(call["id"]))
             step = _Claimed(tool, args, approval)
         else:
@@ -397,13 +305,12 @@ class ToolCalls:
         approval: Approval,
         entry: ledger.Entry,
         word: resolutions.Word,
-        groups: dict[str, frozenset[str]] | None,
+        groups: Groups,
     ) -> _Step:
         """A call of unknown outcome that a person had run again, in the turn made for that."""
         why: str | list[str] | None = await reruns.obstacle(tx, tool, approval, entry, word)
         if tool is not None and why is None:
-            default, own = await catalogue.rows(tx, approval.tool_id, approval.requested_by.user_id)
-            ruling = self._ruling(approval.args, tool, default, own)
+            ruling = await self._rechecks.ruling(tx, tool, approval.args, approval.requested_by.user_id)
             why = await reruns.may(tx, approval, word, ruling, approvers=self._approvers, groups=groups)
             if isinstance(why, list):
                 return _NeedsGroups(why)
@@ -421,20 +328,6 @@ class ToolCalls:
         resolution = {"resolution_id": word.resolution_id, "resolved_by": word.resolved_by}
         await self._note(tx, run, call, Kind.EXECUTION_STARTED, name, approval_id, digest=digest, **resolution)
         return _Claimed(tool, approval.args, approval)
-
-    async def _may_repeat(
-        self, tx: Tx, run: Run, tool: Tool, args: dict[str, Any], approval: Approval | None, entry: ledger.Entry
-    ) -> bool:
-        """Return whether it is still the call that was claimed, of a tool that is still the same and not denied."""
-        if store.digest(store.canonical(args)) != entry.args_digest:
-            return False
-        if approval is not None and approval.schema_hash != tool.spec.schema_hash:
-            return False
-        if await catalogue.withheld(tx, tool.spec) is not None:
-            return False
-        requester = await users.read(tx, approval.requested_by.user_id if approval else run.requester.user_id)
-        default, own = await catalogue.rows(tx, tool.spec.tool_id, requester.user_id)
-        return self._ruling(args, tool, default, own).verdict is not Verdict.DENY and not requester.disabled
 
     async def _execute(self, run: Run, call: ToolCall, claimed: _Claimed) -> ToolMessage:
         host = CallHost(self._asking, run, call, claimed.tool.spec)
