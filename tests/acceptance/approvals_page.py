@@ -1,6 +1,5 @@
 """The cards in docs/approvals.md: a real core, the real Slack door, and people who press what FakeSlack shows them."""
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -8,16 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from agent.approvals.grants import Remember, Scope
 from agent.approvals.policy import Rule
-from agent.approvals.types import Action, Approval, Decision, Door
+from agent.approvals.types import Approval, Door
 from agent.tools.base import Outcome, Source, ToolResult, ToolSpec, schema_hash, tool_id
-from agent.types import ChatUser
 from bot import payloads
 from bot.client import web_client
 from bot.directory import SlackGroups, SlackProfiles
 from tests.fakes.counting_tools import CountingTool, CountingTools
-from tests.fakes.slack import ALICE, BOB, CAROL, OPS, SRE, TEAM, FakeSlack
+from tests.fakes.slack import ALICE, BOB, CAROL, OPS, SRE, FakeSlack
 from tests.fakes.slack_floor import WITHIN_S, slack_door
 from tests.integration.conftest import ADMIN, Floor, running
 
@@ -101,8 +98,11 @@ class Scene:
         self.cards[name] = [_own(block) for block in found["blocks"]]
 
     async def open(self, name: str, user: str, card: Json, action: str) -> Json:
-        """Press what opens a form; keep the form, and return it."""
-        await self.slack.click(user, OPS, card["ts"], action)
+        """Press the button, or take the choice of the menu, that opens a form; keep the form, and return it."""
+        if action in self.slack.buttons(await self.read(card, "")):
+            await self.click(user, card, action)
+        else:
+            await self.choose(user, card, action)
         view = await self.slack.until(lambda: self.slack.screen(user), WITHIN_S, what=f"The form {name}")
         shown = {key: view[key] for key in _OF_A_VIEW if key in view}
         self.cards[name] = {**shown, "blocks": [_own(block) for block in view["blocks"]]}
@@ -110,6 +110,9 @@ class Scene:
 
     async def click(self, user: str, card: Json, action: str) -> None:
         await self.slack.click(user, OPS, card["ts"], action)
+
+    async def choose(self, user: str, card: Json, label: str) -> None:
+        await self.slack.choose(user, OPS, await self.read(card, ""), label)
 
 
 _SLACKS_NAME = re.compile(r"[a-z]+0\d{7}")
@@ -180,6 +183,10 @@ async def _decided(scene: Scene) -> None:
     await scene.keep_whisper("refused", "You may not")
     await scene.click(BOB, card, payloads.APPROVE)
     await scene.read(card, "1 of 2 approvals")
+    await scene.choose(BOB, card, "Take back my vote")
+    await scene.read(card, "0 of 2 approvals")
+    await scene.click(BOB, card, payloads.APPROVE)
+    await scene.read(card, "1 of 2 approvals")
     form = await scene.open("edit", CAROL, card, payloads.EDIT)
     replicas = next(b["block_id"] for b in form["blocks"] if b.get("label", {}).get("text") == "replicas")
     await scene.slack.submit(CAROL, form, {replicas: "2"})
@@ -191,12 +198,12 @@ async def _decided(scene: Scene) -> None:
 async def _rejected(scene: Scene) -> None:
     card, _ = await scene.ask(_RESTART % "db")
     form = await scene.open("reject", BOB, card, payloads.REJECT_REASON)
-    await scene.slack.submit(BOB, form, {payloads.REASON_FIELD: "Fail over first."})
-    await scene.keep("rejected", card, "Fail over first.")
-    card, approval = await scene.ask(_RESTART % "db")
-    await scene.floor.service.decide_approval(
-        approval.approval_id, Decision.REJECT, by=_chat(BOB), instead="Fail over to the replica, then restart db."
-    )
+    said = {
+        payloads.REASON_FIELD: "db has no replica then.",
+        payloads.INSTEAD_FIELD: "Fail over first, then restart db.",
+    }
+    await scene.slack.submit(BOB, form, said)
+    await scene.keep("rejected", card, "db has no replica then.")
     await scene.keep_message("instead", card, "wants this instead")
 
 
@@ -213,19 +220,18 @@ async def _together(scene: Scene) -> None:
 
 async def _elsewhere(scene: Scene) -> None:
     await scene.rule("restart", _CONSOLE)
-    card, approval = await scene.ask(_RESTART % "vault")
+    card, _ = await scene.ask(_RESTART % "vault")
     await scene.keep("elsewhere", card, "may be approved only")
-    await scene.floor.service.cancel_approval(approval.approval_id, by=_chat(ALICE))
+    await scene.choose(ALICE, card, "Cancel my request")
+    await scene.keep("cancelled", card, "Cancelled by")
     await scene.rule("restart", _ASKS)
 
 
 async def _remembered(scene: Scene) -> None:
-    card, approval = await scene.ask(_RESTART % "cache")
-    remember = Remember(Scope.THREAD, 3600)
-    await scene.floor.service.decide_approval(
-        approval.approval_id, Decision.APPROVE, by=_chat(BOB), remember=remember, door=Door.SLACK
-    )
-    await scene.read(card, "restarted cache")
+    card, _ = await scene.ask(_RESTART % "cache")
+    form = await scene.open("remember", BOB, card, "Approve and don't ask again…")
+    await scene.slack.submit(BOB, form)
+    await scene.keep("remembered", card, "restarted cache")
     root = card["thread_ts"]
     await scene.slack.say(ALICE, _RESTART % "cache", thread_ts=root)
     spared = await scene.slack.bot_message(OPS, root, containing="Not asked again", timeout=WITHIN_S)
@@ -234,23 +240,23 @@ async def _remembered(scene: Scene) -> None:
 
 async def _waited_for(scene: Scene) -> None:
     await scene.rule("restart", _LADDER)
-    card, approval = await scene.ask(_RESTART % "queue")
+    card, _ = await scene.ask(_RESTART % "queue")
     for seconds, name, words in ((900, "reminded", "still waits"), (900, "escalated", "so you are asked now")):
         back = f"interval '{seconds} s'"
         await scene.floor.sql(
             f"UPDATE approvals SET remind_at = remind_at - {back}, escalate_at = escalate_at - {back}"
         )
         await scene.keep_message(name, card, words)
-    await scene.floor.service.reassign_approval(approval.approval_id, [CAROL], by=_chat(BOB))
+    form = await scene.open("extend", BOB, card, "More time…")
+    await scene.slack.submit(BOB, form, {payloads.TIME_FIELD: "604800"})
+    form = await scene.open("reassign", BOB, card, "Have others decide…")
+    await scene.slack.submit(BOB, form, {payloads.PEOPLE_FIELD: [CAROL]})
     await scene.keep_message("reassigned", card, "handed")
-    await scene.floor.service.decide_approval(approval.approval_id, Decision.REJECT, by=_chat(CAROL))
+    await scene.click(CAROL, card, payloads.REJECT)
     await scene.rule("restart", _ASKS)
 
 
 async def _ended(scene: Scene) -> None:
-    card, approval = await scene.ask(_RESTART % "mail")
-    await scene.floor.service.cancel_approval(approval.approval_id, by=_chat(ALICE), reason="Not needed any more.")
-    await scene.keep("cancelled", card, "Not needed any more.")
     card, approval = await scene.ask(_RESTART % "mail")
     await scene.floor.sql("UPDATE approvals SET expires_at = now() WHERE approval_id = $1", approval.approval_id)
     await scene.keep("expired", card, "Expired")
@@ -261,20 +267,15 @@ async def _unknown(scene: Scene) -> None:
         return ToolResult("no answer came", Outcome.UNKNOWN)
 
     scene.floor.tools["restart"].effect = vanish
-    card, approval = await scene.ask(_RESTART % "ldap")
+    card, _ = await scene.ask(_RESTART % "ldap")
     await scene.click(BOB, card, payloads.APPROVE)
     await scene.keep("unknown", card, "Nobody can tell")
     scene.floor.tools["restart"].effect = None
-    await asyncio.wait_for(scene.slack.settled(), WITHIN_S)
-    await scene.floor.service.resolve_approval(
-        approval.approval_id, Action.DONE, by=_chat(BOB), reason="Looked at it.", result="ldap is up since 13:52."
-    )
+    form = await scene.open("resolve", BOB, card, payloads.MARK_DONE)
+    said = {payloads.RESULT_FIELD: "ldap is up since 13:52.", payloads.REASON_FIELD: "Looked at it."}
+    await scene.slack.submit(BOB, form, said)
     await scene.keep("resolved", card, "said that it was done")
     await scene.keep_message("resolved-news", card, "whose outcome was unknown")
-
-
-def _chat(user: str) -> ChatUser:
-    return ChatUser(TEAM, user)
 
 
 _DATE = re.compile(r"<!date\^\d+\^([^|]+)\|[^>]+>")
