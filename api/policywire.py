@@ -55,6 +55,10 @@ class SimulatedOut(BaseModel):
     expires_in_s: int
     doors: list[Door] | None = Field(description="Where it may be approved; null: everywhere.")
     fresh_login_s: int | None
+    remind_after_s: int | None
+    escalate_after_s: int | None
+    escalate_to: list[str] | None
+    remember_max_s: int = Field(description="How long an approval of it may spare later ones; 0: never.")
     refused: str | None = Field(
         description="Why it would be refused whatever policy says: the tool is disabled or in "
         "quarantine, or the user is disabled."
@@ -79,6 +83,10 @@ class SimulatedOut(BaseModel):
             expires_in_s=ruling.expires_in_s,
             doors=None if ruling.doors is None else list(ruling.doors),
             fresh_login_s=ruling.fresh_login_s,
+            remind_after_s=ruling.remind_after_s,
+            escalate_after_s=ruling.escalate_after_s,
+            escalate_to=None if ruling.escalate_to is None else list(ruling.escalate_to),
+            remember_max_s=ruling.remember_max_s,
             refused=found.refused,
             reasons=list(found.reasons),
         )

@@ -7,11 +7,11 @@ from bot import mrkdwn
 from bot.payloads import APPROVE, EDIT, REJECT, REJECT_REASON, REVIEW, SEEN, SHOW_ARGUMENTS
 from bot.views import arguments
 from bot.views.arguments import Room
-from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, plain, rich, run, words
+from bot.views.blocks import Block, Rendered, box, button, footnote, line, ours, plain, rich, run
 from bot.views.changes import changes
 from bot.views.more import menu
 from bot.views.outcome import asked_again, resolution, resolvable
-from bot.views.people import moment, person
+from bot.views.people import moment, person, subject
 from bot.views.preview import with_preview
 from bot.views.result import first_lines, unsandboxed_note
 
@@ -176,7 +176,7 @@ def _summary(approval: Approval) -> str:
 
 def review_modal(approval: Approval) -> Block:
     """Return the modal that shows every argument; while the call is pending, its submit approves."""
-    head = [words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"), *asked(approval)]
+    head = [subject(approval), *asked(approval)]
     args = arguments.modal_blocks(approval)
     read = [*(with_preview(args, approval, lines=_ALL_LINES, limit=_BOX) if args else []), *changes(approval)]
     blocks = [*head, *read, footnote(f"Digest `{digest_shown(approval.args_digest)}`")]

@@ -7,7 +7,8 @@ from bot import mrkdwn
 from bot.forms import Form
 from bot.inputs import LEAVE_OUT, LEFT_OUT, Field, Kind, option_labels
 from bot.payloads import EDIT_FORM, FIELD, INSTEAD_FIELD, REASON_FIELD, REASON_FORM
-from bot.views.blocks import Block, footnote, plain, words
+from bot.views.blocks import Block, footnote, plain
+from bot.views.people import subject
 
 REASON_LIMIT, INSTEAD_LIMIT = 2_000, 3_000
 _VIEW_BYTES = 180_000
@@ -30,7 +31,7 @@ _HOW = {
 def edit_modal(approval: Approval, form: Form) -> Block | None:
     """Return the form for a call's arguments, or None where Slack would not take it."""
     blocks = [
-        words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"),
+        subject(approval),
         footnote(
             "*Approve this* approves the call with the arguments below. Whoever approved others has to look again."
         ),
@@ -44,7 +45,7 @@ def edit_modal(approval: Approval, form: Form) -> Block | None:
 def reason_modal(approval: Approval) -> Block:
     """Return the form that asks why a call is rejected, and what is wanted instead."""
     blocks = [
-        words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"),
+        subject(approval),
         text_input(
             REASON_FIELD,
             "Reason",

@@ -1,5 +1,7 @@
 """The menu of a pending call, and its forms for more time and for other approvers."""
 
+from datetime import UTC, datetime
+
 from agent.approvals.types import Approval
 from bot.payloads import (
     CANCEL,
@@ -16,12 +18,12 @@ from bot.payloads import (
     WITHDRAW,
 )
 from bot.views.arguments import Room
-from bot.views.blocks import Block, footnote, plain, words
+from bot.views.blocks import Block, footnote, plain
 from bot.views.forms import approval_form, text_input
-from bot.views.people import moment
+from bot.views.people import moment, subject
 
 HOUR, DAY = 3_600, 86_400
-_TIMES = ((HOUR, "1 hour"), (8 * HOUR, "8 hours"), (DAY, "1 day"), (7 * DAY, "7 days"))
+_TIMES = ((HOUR, "1 hour"), (8 * HOUR, "8 hours"), (DAY, "1 day"), (7 * DAY, "7 days"), (30 * DAY, "30 days"))
 _MOST_PEOPLE, _OTHERS_LIMIT = 50, 2_000
 
 
@@ -45,11 +47,13 @@ def choice(block_id: str, label: str, offered: list[tuple[str, str]]) -> Block:
 
 
 def extend_modal(approval: Approval) -> Block:
-    """Return the form that gives people more time to decide."""
+    """Return the form that gives people more time to decide: what is less than they have is not offered."""
+    left = (approval.expires_at - datetime.now(UTC)).total_seconds()
+    times = [(str(time), label) for time, label in _TIMES if time > left] or [(str(_TIMES[-1][0]), _TIMES[-1][1])]
     blocks = [
-        words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"),
+        subject(approval),
         footnote(f"Now it expires {moment(approval.expires_at)}."),
-        choice(TIME_FIELD, "It can be decided, from now on, for", [(str(time), label) for time, label in _TIMES]),
+        choice(TIME_FIELD, "It can be decided, from now on, for", times),
     ]
     return approval_form(approval, EXTEND_FORM, "More time", "Give more time", blocks)
 
@@ -58,7 +62,7 @@ def reassign_modal(approval: Approval) -> Block:
     """Return the form that names who decides instead."""
     people = {"type": "multi_users_select", "action_id": FIELD, "max_selected_items": _MOST_PEOPLE}
     blocks: list[Block] = [
-        words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"),
+        subject(approval),
         footnote("They decide instead of who could until now; what others have voted counts no more."),
         {
             "type": "input",

@@ -15,9 +15,9 @@ from bot.payloads import (
     RUN_AGAIN,
     SPARED,
 )
-from bot.views.blocks import Block, button, footnote, plain, words
+from bot.views.blocks import Block, button, footnote, plain
 from bot.views.forms import REASON_LIMIT, approval_form, text_input
-from bot.views.people import moment, person
+from bot.views.people import moment, person, subject
 
 _RESULT_LIMIT = 3_000
 _SURE = {
@@ -49,7 +49,7 @@ def resolve_modal(approval: Approval, action: Action) -> Block:
     """Return the form for what somebody found out about a call's outcome."""
     is_done = action is Action.DONE
     blocks = [
-        words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"),
+        subject(approval),
         text_input(RESULT_FIELD, "What came of it", "It is told to the model as the call's result.", _RESULT_LIMIT),
         text_input(REASON_FIELD, "How you know", "It is shown on the card.", REASON_LIMIT),
     ]

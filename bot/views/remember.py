@@ -9,10 +9,11 @@ from bot import mrkdwn
 from bot.inputs import TEXT_LIMIT, Field, Kind, fits
 from bot.payloads import REMEMBER_FORM, RULE_FIELD, SCOPE_FIELD, TIME_FIELD
 from bot.views.approval import asked, digest_shown
-from bot.views.blocks import Block, box, footnote, rich, words
+from bot.views.blocks import Block, box, footnote, rich
 from bot.views.changes import changes
 from bot.views.forms import approval_form, text_input
 from bot.views.more import DAY, HOUR, choice
+from bot.views.people import subject
 
 _TIMES = ((HOUR, "1 hour"), (8 * HOUR, "8 hours"), (DAY, "1 day"), (7 * DAY, "7 days"), (30 * DAY, "30 days"))
 _SCOPES = {
@@ -26,7 +27,7 @@ def remember_modal(approval: Approval, offer: Offer) -> Block | None:
     """Return the form, or None where the rule is too long to be read in Slack."""
     rule = mrkdwn.visible(json.dumps(offer.matches, ensure_ascii=False, indent=2))
     blocks = [
-        words(f"{approval.tool_name}, asked for by {approval.requested_by.username}"),
+        subject(approval),
         *asked(approval),
         *changes(approval),
         footnote("Approves this call. Later calls are not asked for, where their arguments fit exactly this rule:"),

@@ -1,6 +1,7 @@
 """What people do to an approval in Slack beside deciding it: from the menu of its card, and from its settled card."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -143,11 +144,18 @@ async def test_who_asked_cancels(door, root):
 async def test_people_get_more_time(door, root):
     card, (asked,) = await posted(door, root, {})
     view = await chosen(door, card, TIME)
-    assert [option["value"] for option in element(view, "time")["options"]] == ["3600", "28800", "86400", "604800"]
+    times = [option["value"] for option in element(view, "time")["options"]]
+    assert times == ["3600", "28800", "86400", "604800", "2592000"]
     ack = await door.slack.submit(BOB, view)
     assert ack.payload["errors"] == {"time": "It has time until then already: ask for more than that."}
     await door.slack.submit(BOB, view, {"time": "604800"})
     assert door.service.verbs == [("extend", asked.approval_id, BOB, 7 * 24 * HOUR)]
+
+
+async def test_no_less_time_is_offered_than_people_have(door, root):
+    card, _ = await posted(door, root, {"expires_at": datetime.now(UTC) + timedelta(days=2)})
+    view = await chosen(door, card, TIME)
+    assert [option["value"] for option in element(view, "time")["options"]] == ["604800", "2592000"]
 
 
 async def test_others_are_named(door, root):
