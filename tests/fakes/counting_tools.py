@@ -62,10 +62,15 @@ class CountingTools:
     def __getitem__(self, name: str) -> CountingTool:
         return self._tools[name]
 
+    def changed(self, name: str, **more: Any) -> CountingTool:
+        """Put another tool in a tool's place, with something else in its spec."""
+        tool = self._tools[name]
+        self._tools[name] = replace(tool, spec=replace(tool.spec, **more))
+        return self._tools[name]
+
     def with_preview(self, name: str) -> CountingTool:
         """Have a tool say what it would do."""
-        tool = self._tools[name] = replace(self._tools[name], spec=replace(self._tools[name].spec, previews=True))
-        return tool
+        return self.changed(name, previews=True)
 
     def ran(self, name: str) -> list[str]:
         return [effect["service"] for effect in self.effects if effect["tool"] == name]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -224,8 +224,7 @@ async def test_a_file_that_slack_refuses_is_told_of_and_holds_nothing_up(dsn: st
 
 
 async def test_the_card_says_before_anybody_approves_that_the_tool_is_unsandboxed(stage: Stage) -> None:
-    tool = stage.floor.tools["restart"]
-    tool.spec = replace(tool.spec, annotations={"unsandboxed": "files, network"})
+    stage.floor.tools.changed("restart", annotations={"unsandboxed": "files, network"})
     await stage.floor.core.publish_once(alone=True)
     root = (await stage.slack.say(ALICE, RESTART))["ts"]
     card = await stage.slack.card(OPS, root, timeout=WITHIN_S)
