@@ -20,7 +20,7 @@ async def world(request: pytest.FixtureRequest, server: str, template: str) -> A
 
 
 async def settled(world: World) -> None:
-    await asyncio.wait_for(world.slack.settled(), 20)
+    await asyncio.wait_for(world.slack.settled(), 45)
 
 
 async def test_a_mention_gets_a_card_and_the_approvers_click_runs_the_tool_once(world: World) -> None:

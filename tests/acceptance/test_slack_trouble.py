@@ -47,7 +47,7 @@ async def test_an_answer_comes_once_though_slack_fails_twice(world: World) -> No
     slack = world.slack
     slack.down[POST] = 2
     asked = await slack.say(ALICE, "through failures")
-    await slack.bot_message(OPS, asked["ts"], containing="answer 1: through failures", timeout=20)
+    await slack.bot_message(OPS, asked["ts"], containing="answer 1: through failures", timeout=45)
     await answered_again(world, asked["ts"])
     assert len(slack.bot_says(OPS, asked["ts"])) == 2
 
@@ -64,7 +64,7 @@ async def test_a_post_whose_answer_was_lost_is_found_and_not_made_again(world: W
 async def answered_again(world: World, root: str) -> None:
     """Once the next answer stands there, everything before it is settled: a thread is rendered in order."""
     await world.slack.say(ALICE, "and again", thread_ts=root)
-    await world.slack.bot_message(OPS, root, containing="answer 2: and again", timeout=20)
+    await world.slack.bot_message(OPS, root, containing="answer 2: and again", timeout=45)
 
 
 async def test_posts_that_a_kill_cut_off_from_their_record_are_not_made_again(world: World) -> None:

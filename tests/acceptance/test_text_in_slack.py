@@ -31,7 +31,7 @@ async def test_a_long_answer_with_code_and_tables_arrives_whole_in_parts_that_sl
 
     asked = await slack.say(ALICE, "tell me everything")
 
-    await slack.bot_message(OPS, asked["ts"], containing="The very end.", timeout=30)
+    await slack.bot_message(OPS, asked["ts"], containing="The very end.", timeout=45)
     said = "\n".join(slack.rendered(message) for message in slack.bot_says(OPS, asked["ts"]))
     places = [said.find(f"code line {n:05}") for n in range(950)] + [said.find(f"row {n:05}") for n in range(950)]
     assert -1 not in places
@@ -80,7 +80,7 @@ async def test_a_picture_of_an_mcp_server_arrives_as_a_file_and_the_model_hears_
     asked = await slack.say(ALICE, "{{tool chart {}}}")
     await slack.click(BOB, OPS, await slack.card(OPS, asked["ts"]), "approval_approve")
 
-    answer = await slack.bot_message(OPS, asked["ts"], containing="tools said:", timeout=30)
+    answer = await slack.bot_message(OPS, asked["ts"], containing="tools said:", timeout=45)
     assert "Shown to the people beside this: image.png (image/png, 72 bytes)" in slack.rendered(answer)
     names = [file["name"] for message in slack.bot_says(OPS, asked["ts"]) for file in message.get("files", [])]
     assert names == ["image.png"]

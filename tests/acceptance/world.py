@@ -140,13 +140,13 @@ class World:
         given = {name: value for name, value in {**keys, **self.settings, **more}.items() if value}
         return await run_command(self.home, *words, settings=given, typed=typed)
 
-    async def until(self, condition: Callable[[], Any], timeout: float = 20, *, what: str = "it") -> Any:
+    async def until(self, condition: Callable[[], Any], timeout: float = 45, *, what: str = "it") -> Any:
         """Return the condition's first true value."""
         return await self.slack.until(condition, timeout, what=what)
 
     async def pending(self, count: int = 1) -> list[dict[str, Any]]:
         """Wait until that many approvals wait for people."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while len(found := (await self.product.call("GET", "/api/approvals"))["items"]) != count:
                 await asyncio.sleep(0.05)
         return found
@@ -168,7 +168,7 @@ class World:
         return await (via or self.product).call("POST", path, {"message": message}, **more)
 
     async def turn(
-        self, session_id: str, turn_id: str, *, via: Product | None = None, within: float = 30
+        self, session_id: str, turn_id: str, *, via: Product | None = None, within: float = 45
     ) -> dict[str, Any]:
         """Wait until the turn has ended."""
         path = f"/api/sessions/{session_id}/turns/{turn_id}"

@@ -73,7 +73,7 @@ async def register(floor: Floor, asked: Wanted, *, offers: str | None = None) ->
 
 
 async def offered(floor: Floor, name: str, *, is_offered: bool = True) -> None:
-    await floor.until(lambda: (name in names(floor)) is is_offered, timeout=30)
+    await floor.until(lambda: (name in names(floor)) is is_offered, timeout=45)
 
 
 def names(floor: Floor) -> set[str]:

@@ -68,7 +68,7 @@ class Finished:
 
 
 async def run_command(
-    home: Path, *command: str, settings: Mapping[str, str] | None = None, typed: str = "", within: float = 40
+    home: Path, *command: str, settings: Mapping[str, str] | None = None, typed: str = "", within: float = 60
 ) -> Finished:
     """Run one command to its end; one that hangs is killed, and fails the test."""
     process = await asyncio.create_subprocess_exec(
@@ -179,12 +179,12 @@ class Product:
             self.process.kill()
         self.process.wait()
 
-    async def stop(self, within: float = 12) -> int:
+    async def stop(self, within: float = 45) -> int:
         """SIGTERM; return the exit code. One that does not stop is killed, and fails the test."""
         self.process.terminate()
         return await self.ended(within)
 
-    async def ended(self, within: float = 12) -> int:
+    async def ended(self, within: float = 45) -> int:
         deadline = time.monotonic() + within
         while (code := self.process.poll()) is None:
             if time.monotonic() > deadline:

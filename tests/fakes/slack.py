@@ -120,7 +120,7 @@ class FakeSlack(People):
         stack = self.stacks.get(user)
         return self.views[stack[-1]] if stack else None
 
-    async def until(self, condition: Callable[[], Any], timeout: float = 10.0, *, what: str = "it") -> Any:
+    async def until(self, condition: Callable[[], Any], timeout: float = 45.0, *, what: str = "it") -> Any:
         """Return the condition's first true value; look whenever something happens here, and every 20 ms.
 
         If it never comes, the AssertionError tells what was there instead.
@@ -141,16 +141,16 @@ class FakeSlack(People):
         unheard = [f"{f.kind}: {f.reason}" for f in self.failures[-5:]]
         return f"Messages: {said}. Refused calls: {refused}. Failed deliveries: {unheard}."
 
-    async def bot_message(self, channel: str, root: str, *, containing: str = "", timeout: float = 10.0) -> Json:
+    async def bot_message(self, channel: str, root: str, *, containing: str = "", timeout: float = 45.0) -> Json:
         """The bot's first message in the thread in which a person reads this."""
         said = lambda: next((m for m in self.bot_says(channel, root) if containing in self.rendered(m)), None)  # noqa: E731
         return await self.until(said, timeout, what=f"A bot message with {containing!r}")
 
-    async def card(self, channel: str, root: str, *, action: str = "approval_approve", timeout: float = 10.0) -> Json:
+    async def card(self, channel: str, root: str, *, action: str = "approval_approve", timeout: float = 45.0) -> Json:
         """The thread's newest message that offers this action."""
         offers = lambda: next((m for m in self.bot_says(channel, root)[::-1] if action in self.buttons(m)), None)  # noqa: E731
         return await self.until(offers, timeout, what=f"A card with {action}")
 
-    async def connected(self, count: int = 1, timeout: float = 10.0) -> None:
+    async def connected(self, count: int = 1, timeout: float = 45.0) -> None:
         """Wait until so many sockets are open."""
         await self.until(lambda: len(self.sockets) >= count, timeout, what=f"{count} open sockets")

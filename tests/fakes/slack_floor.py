@@ -15,7 +15,7 @@ from bot.pins import ChangeCards
 from bot.presenter import Presenter
 from tests.fakes.slack import FakeSlack
 
-WITHIN_S = 30.0
+WITHIN_S = 45.0
 
 
 class Looped:

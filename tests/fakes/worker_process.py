@@ -76,7 +76,7 @@ async def started(dsn: str, folder: Path, *, name: str = "worker") -> AsyncItera
         )
     worker = WorkerProcess(process, log, folder / "effects")
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while not worker.logged("ready"):
                 assert worker.is_running, worker.log()
                 await asyncio.sleep(0.02)

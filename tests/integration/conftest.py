@@ -39,11 +39,11 @@ class Floor:
     async def session(self, by: Principal = ADMIN) -> UUID:
         return (await self.service.create_session(by=by)).session_id
 
-    async def say(self, session_id: UUID, text: str, *, by: Any = ADMIN, timeout: float = 15) -> TurnView:
+    async def say(self, session_id: UUID, text: str, *, by: Any = ADMIN, timeout: float = 45) -> TurnView:
         sent = await self.service.submit_message(session_id, text, by=by)
         return await self.service.wait_turn(sent.turn.turn_id, timeout=timeout)
 
-    async def done(self, turn_id: UUID, timeout: float = 15) -> TurnView:
+    async def done(self, turn_id: UUID, timeout: float = 45) -> TurnView:
         """Wait until the turn is final."""
         async with asyncio.timeout(timeout):
             while True:
@@ -52,7 +52,7 @@ class Floor:
                     return view
                 await asyncio.sleep(0.02)
 
-    async def parked(self, turn_id: UUID, pending: int, timeout: float = 15) -> TurnView:
+    async def parked(self, turn_id: UUID, pending: int, timeout: float = 45) -> TurnView:
         """Wait until the turn waits for that many people's decisions."""
         async with asyncio.timeout(timeout):
             while True:
@@ -64,7 +64,7 @@ class Floor:
     async def decide(self, approval: Approval, decision: Decision = Decision.APPROVE, *, by: Any = ADMIN, **kw: Any):
         return await self.service.decide_approval(approval.approval_id, decision, by=by, **kw)
 
-    async def until(self, condition: Callable[[], bool], timeout: float = 15) -> None:
+    async def until(self, condition: Callable[[], bool], timeout: float = 45) -> None:
         async with asyncio.timeout(timeout):
             while not condition():
                 await asyncio.sleep(0.02)

@@ -36,7 +36,7 @@ async def port(floor: Floor) -> AsyncIterator[int]:
 async def opened(floor: Floor, *, by: Any = ADMIN) -> dict[str, Any]:
     """Have a call wait for people; return its approval as the service has it."""
     session_id = await floor.session(by)
-    asked = await floor.say(session_id, RESTART, by=by, timeout=30)
+    asked = await floor.say(session_id, RESTART, by=by, timeout=45)
     (approval,) = asked.pending_approvals
     return {"id": str(approval.approval_id), "digest": approval.args_digest, "session_id": session_id}
 
@@ -51,7 +51,7 @@ async def lost(floor: Floor) -> dict[str, Any]:
     found = await opened(floor)
     approval = await floor.service.read_approval(UUID(found["id"]), by=ADMIN)
     await floor.decide(approval, by=BOB)
-    await floor.done(approval.turn_id, timeout=30)
+    await floor.done(approval.turn_id, timeout=45)
     floor.tools["restart"].effect = None
     return found
 
@@ -119,7 +119,7 @@ async def test_an_unknown_outcome_is_resolved_over_rest(floor: Floor, api: httpx
     assert wrong["code"] == "bad_result"
     queued = await called(api, "POST", f"{where}/resolve", {"action": "run_again", "reason": "hangs"}, **OPERATOR)
     assert [word["action"] for word in queued["resolutions"]] == ["run_again"]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(45):
         while (await called(api, "GET", where, **OPERATOR))["execution"] != "succeeded":
             await asyncio.sleep(0.05)
     again = await called(api, "POST", f"{where}/resolve", {"action": "run_again"}, expect=409, **OPERATOR)
@@ -142,7 +142,7 @@ async def test_instead_takes_a_token_that_may_chat(floor: Floor, api: httpx.Asyn
     rejected = await called(api, "POST", where, {"instead": "hello", "reason": "not web"}, **OPERATOR)
     assert rejected["status"] == "rejected"
     (queued,) = [e for e in await told(floor, found["session_id"], EventKind.TURN_QUEUED) if "instead_of" in e]
-    done = await floor.done(UUID(queued["turn_id"]), timeout=30)
+    done = await floor.done(UUID(queued["turn_id"]), timeout=45)
     assert done.turn.text == "hello"
 
 

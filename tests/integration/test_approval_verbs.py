@@ -176,7 +176,7 @@ async def test_who_waited_for_the_threads_lock_past_the_end_is_too_late(still: S
     async with still.floor.core.database.transaction() as tx:
         await tx.execute("SELECT 1 FROM user_sessions WHERE session_id = $1 FOR UPDATE", still.session_id)
         deciding = asyncio.create_task(still.floor.decide(approval, by=BOB))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while not await still.floor.sql(waits):
                 await asyncio.sleep(0.02)
         # It ends while the click waits: that it began in time counts for nothing.

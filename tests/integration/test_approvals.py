@@ -174,7 +174,7 @@ async def test_a_decision_waits_for_the_threads_lock_before_it_takes_the_approva
         await tx.execute("SELECT 1 FROM user_sessions WHERE session_id = $1 FOR UPDATE", still.session_id)
         deciding = asyncio.create_task(still.floor.decide(approval, by=BOB))
         waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while not await still.floor.sql(waits):
                 await asyncio.sleep(0.02)
         # What the worker locks next: had the decision taken it, each would wait for the other.

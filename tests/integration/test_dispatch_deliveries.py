@@ -86,7 +86,7 @@ async def test_a_delivery_that_is_ending_while_an_event_is_written_is_made_anew(
 
 async def _waits(floor: Floor, task: asyncio.Task[object]) -> None:
     """Return once the task waits for a row, or is done, which is what must not happen."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         while not task.done() and not await floor.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
             await asyncio.sleep(0.01)
     assert not task.done()
@@ -117,7 +117,7 @@ async def test_events_and_deliveries_at_random_end_with_everything_rendered(floo
         last = await append(floor, session_id)
         await asyncio.sleep(random.random() * 0.006)
     writing = False
-    await asyncio.wait_for(asyncio.gather(*presenters), 30)
+    await asyncio.wait_for(asyncio.gather(*presenters), 45)
     assert rendered == {session_id: last}
 
 

@@ -37,7 +37,7 @@ async def fetched(floor: Floor, worker: str = _DEAD) -> tuple[int, int]:
 
 
 async def no_jobs(floor: Floor) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(45):
         while await floor.sql(_JOBS):
             await asyncio.sleep(0.02)
 
@@ -113,7 +113,7 @@ async def test_a_thread_whose_row_is_locked_does_not_hold_up_the_rescue_of_other
     try:
         async with connection.transaction():
             await connection.execute("SELECT 1 FROM user_sessions WHERE session_id = $1 FOR UPDATE", stuck)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(45):
                 assert await dispatch.rescue(asleep.core.database) == [free]
         assert await dispatch.rescue(asleep.core.database) == [stuck]
     finally:
@@ -134,7 +134,7 @@ async def test_a_job_that_raised_leaves_its_mail_to_the_sweeper(asleep: Floor, d
         await asyncio.gather(loop, return_exceptions=True)
     assert await statuses(asleep) == ["queued"]
     async with running(dsn):
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             while await statuses(asleep) != ["completed"]:
                 await asyncio.sleep(0.05)
 

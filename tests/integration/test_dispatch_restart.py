@@ -81,11 +81,11 @@ async def test_every_message_is_answered_once_across_a_restart_of_the_database(
                 await send(floor, session_id, f"{number} {steps}")
 
         talking = asyncio.gather(*(talk(session_id) for session_id in threads))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while len(worker.ran()) < 5:
                 await asyncio.sleep(0.01)
-        await asyncio.wait_for(asyncio.to_thread(own_server.kill), 30)
-        async with asyncio.timeout(30):
+        await asyncio.wait_for(asyncio.to_thread(own_server.kill), 45)
+        async with asyncio.timeout(45):
             while not worker.logged("database.listen_lost"):
                 await asyncio.sleep(0.05)
         await asyncio.to_thread(own_server.start)

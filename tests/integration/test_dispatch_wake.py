@@ -62,7 +62,7 @@ async def commits_held(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def seen(floor: Floor, statement: str, *args: Any) -> None:
     """Wait until the statement returns a row."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         while not await floor.sql(statement, *args):
             await asyncio.sleep(0.01)
 

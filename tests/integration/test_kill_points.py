@@ -130,7 +130,7 @@ async def test_a_turn_killed_anywhere_goes_on_and_runs_nothing_twice(
                 plan = {"dsn": dsn, "session_id": str(session_id), "text": story.text, "key": key}
                 died = await dies(mortal, {**plan, "point": (point, met[point] + 1), "effects": str(effects)})
                 met[point] += died
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(45):
                     turn = await go_on(floor.core, session_id, story, key)
                 ran = Counter(effects.read_text().split())
                 try:

@@ -36,7 +36,7 @@ class Client:
     seen: list[dict[str, Any]]
 
     async def next(self) -> dict[str, Any]:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             told = json.loads(await self.line.recv())
         self.seen.append(told)
         return told
@@ -397,7 +397,7 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_others_go_on() -> None
                 f"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
                 f"Sec-WebSocket-Version: 13\r\nX-API-Key: {API_KEY}\r\n\r\n".encode()
             )
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(45):
                 while not service._watchers[session.session_id]:
                     await asyncio.sleep(0.01)
                 async with live(port, session.session_id, "?after=2999", OPERATOR) as other:

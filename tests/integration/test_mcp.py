@@ -32,7 +32,7 @@ async def running(*config: McpServerConfig, timing: Timing = TIMING) -> AsyncIte
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not condition():
             await asyncio.sleep(0.02)
 

@@ -73,7 +73,7 @@ async def test_a_replica_that_waits_for_its_turn_does_not_hold_up_the_one_that_m
     try:
         await first.execute("SELECT pg_advisory_lock($1)", LOCK)
         second = asyncio.create_task(migrate(dsn))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while not await first.fetch(
                 "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%advisory_lock%' AND pid <> pg_backend_pid()"
             ):

@@ -1,5 +1,6 @@
 """Pinning: a tool that its server changes is in quarantine until an admin has looked at it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -66,10 +67,9 @@ async def become(floor: Floor, name: str, description: str) -> None:
     served: Any = floor.tools
     before = {row["pending_hash"] for row in await floor.sql("SELECT pending_hash FROM tool_pins")}
     await served.become(name, description)
-    for _ in range(500):
-        if {row["pending_hash"] for row in await floor.sql("SELECT pending_hash FROM tool_pins")} != before:
-            return
-    raise AssertionError("nobody noticed")
+    async with asyncio.timeout(45):
+        while {row["pending_hash"] for row in await floor.sql("SELECT pending_hash FROM tool_pins")} == before:
+            await asyncio.sleep(0.02)
 
 
 async def kinds(floor: Floor) -> list[str]:
@@ -172,10 +172,12 @@ async def test_an_approval_given_before_a_change_and_an_accept_does_not_count_af
     await floor.decide(approval, Decision.APPROVE)
     await floor.until(lambda: True)
     async with client_of(door_over(floor.service), **OPERATOR) as api:
-        for _ in range(500):
-            stands = (await api.get(f"/api/approvals/{approval.approval_id}")).json()
-            if stands["status"] == "cancelled":
-                break
+        async with asyncio.timeout(45):
+            while True:
+                stands = (await api.get(f"/api/approvals/{approval.approval_id}")).json()
+                if stands["status"] == "cancelled":
+                    break
+                await asyncio.sleep(0.02)
     assert (stands["status"], stands["execution"]) == ("cancelled", "none")
     assert "accepted anew" in stands["reason"]
     assert floor.tools.ran("restart") == []

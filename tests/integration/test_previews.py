@@ -49,13 +49,13 @@ async def test_a_call_that_waits_gets_its_preview_and_nothing_has_run(dsn: str) 
     tool = tools.with_preview("restart")
     async with running(dsn, tools=tools, approvers=("U2BOB",), limits=Limits(seconds=60)) as floor:
         session_id = await floor.session()
-        view = await floor.say(session_id, '{{tool restart {"service": "web"}}}', timeout=30)
+        view = await floor.say(session_id, '{{tool restart {"service": "web"}}}', timeout=45)
         (approval,) = view.pending_approvals
 
         async def changed() -> list[Any]:
             return await told(floor, session_id, EventKind.APPROVAL_CHANGED)
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while not await changed():
                 await asyncio.sleep(0.02)
         found = await floor.service.read_approval(approval.approval_id, by=ADMIN)
@@ -72,7 +72,7 @@ async def test_a_call_that_waits_gets_its_preview_and_nothing_has_run(dsn: str) 
         assert context.approval_id is None
         assert context.tool_call_id != approval.tool_call_id
         await floor.decide(approval)
-        done = await floor.done(approval.turn_id, timeout=30)
+        done = await floor.done(approval.turn_id, timeout=45)
         assert tools.ran("restart") == ["web"]
         assert "would restart" not in str(done.turn.reply)
         assert tool.previewed == [{"service": "web"}]
@@ -83,7 +83,7 @@ async def test_a_call_asked_for_over_rest_gets_one_too(dsn: str) -> None:
     tool = tools.with_preview("restart")
     async with running(dsn, tools=tools, limits=Limits(seconds=60)) as floor:
         approval = await floor.service.ask_approval(tool.spec.tool_id, {"service": "db"}, by=ADMIN)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while (await floor.service.read_approval(approval.approval_id, by=ADMIN)).preview is None:
                 await asyncio.sleep(0.02)
     assert (tool.previewed, tools.ran("restart")) == ([{"service": "db"}], [])

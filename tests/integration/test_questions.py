@@ -36,10 +36,10 @@ async def asking(
     manager = McpManager([marked], TIMING)
     async with running(dsn, mcp=manager, file_servers=[marked], limits=limits, **more) as floor:
         await floor.core.follow_servers()
-        await floor.until(lambda: bool(manager.tools()), timeout=40)
+        await floor.until(lambda: bool(manager.tools()), timeout=45)
         await floor.core.publish_once(alone=True)
         await floor.core.follow_servers()
-        await floor.until(lambda: any(t.spec.server for t in floor.core.registry.tools()), timeout=40)
+        await floor.until(lambda: any(t.spec.server for t in floor.core.registry.tools()), timeout=45)
         yield floor
 
 
@@ -69,7 +69,7 @@ async def submitted(floor: Floor, text: str, *, by: Any = ADMIN) -> tuple[UUID, 
 
 
 async def opened(floor: Floor, count: int = 1, *, by: Principal = ADMIN) -> list[Question]:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(45):
         while len(found := (await floor.service.list_questions(by=by)).items) < count:
             await asyncio.sleep(0.02)
     return found
@@ -103,7 +103,7 @@ async def test_a_question_is_answered_over_rest_and_the_call_goes_on(dsn: str, a
         assert (await api.get(path)).json()["status"] == "open"
         answered = await api.post(f"{path}/answer", json={"content": ANSWER})
         assert (answered.status_code, answered.json()["status"]) == (200, "answered"), answered.text
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         assert await results(floor, session_id) == ["accept: web went where you said"]
         late = await api.post(f"{path}/answer", json={"content": ANSWER})
         assert (late.status_code, late.json()["code"]) == (409, "question_settled")
@@ -115,7 +115,7 @@ async def test_what_was_answered_is_kept_nowhere(dsn: str, asker: McpServerConfi
         _, turn_id = await submitted(floor, call("deploy", service="web"))
         (question,) = await opened(floor)
         await floor.service.answer_question(question.question_id, ANSWER, by=ADMIN)
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         for table in ("questions", "events", "messages", "audit_log", "executions", "checkpoint_blobs"):
             rows = await floor.sql(f"SELECT t::text AS row FROM {table} t")
             assert not [row for row in rows if "canary note" in row["row"]], table
@@ -132,7 +132,7 @@ async def test_a_declined_question_is_heard_by_the_server_and_the_model(dsn: str
         (question,) = await opened(floor)
         answer = await api.post(f"/api/questions/{question.question_id}/decline")
         assert (answer.status_code, answer.json()["status"]) == (200, "declined")
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         (said,) = await results(floor, session_id)
         assert said.startswith("(The tool asked its requester something, and they declined to answer.)")
         assert said.endswith("decline: web stays")
@@ -141,7 +141,7 @@ async def test_a_declined_question_is_heard_by_the_server_and_the_model(dsn: str
 async def test_a_question_nobody_answers_expires_and_everybody_hears_it(dsn: str, asker: McpServerConfig) -> None:
     async with asking(dsn, asker, limits=replace(LIMITS, question_s=0.6)) as floor:
         session_id, turn_id = await submitted(floor, call("deploy", service="web"))
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         (said,) = await results(floor, session_id)
         assert "there was no answer within 0.01 minutes" in said
         assert "cancel: web stays" in said
@@ -155,7 +155,7 @@ async def test_a_question_nobody_answers_expires_and_everybody_hears_it(dsn: str
 async def test_a_web_page_is_declined_and_opens_no_question(dsn: str, asker: McpServerConfig) -> None:
     async with asking(dsn, asker) as floor:
         session_id, turn_id = await submitted(floor, call("page"))
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         (said,) = await results(floor, session_id)
         assert "asker wanted somebody to open a web page; opsagent opens none, and declined." in said
         assert said.endswith("page: decline")
@@ -167,7 +167,7 @@ async def test_our_model_is_lent_to_no_server(dsn: str, asker: McpServerConfig) 
     async with asking(dsn, asker) as floor:
         before = len(floor.model.requests)
         session_id, turn_id = await submitted(floor, call("think"))
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         (said,) = await results(floor, session_id)
         assert "thought" not in said
         assert len(floor.model.requests) - before == 2, "the turn's own two calls, and none for the server"
@@ -177,12 +177,12 @@ async def test_a_server_that_asks_for_ever_is_ended_after_a_few_questions(dsn: s
     async with asking(dsn, asker, limits=replace(LIMITS, questions=3)) as floor:
         session_id, turn_id = await submitted(floor, call("again"))
         for n in range(3):
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(45):
                 while len((await events(floor, session_id))[::2]) < n + 1:
                     await asyncio.sleep(0.02)
             (question,) = await opened(floor)
             await floor.service.answer_question(question.question_id, {}, by=ADMIN)
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         (said,) = await results(floor, session_id)
         assert "wanted to ask more than 3 questions" in said
         assert len(await floor.sql("SELECT 1 FROM questions")) == 3
@@ -212,7 +212,7 @@ async def test_only_whom_it_asks_may_answer_and_an_admin_may_decline(dsn: str) -
         settled = await floor.service.decline_question(question.question_id, by=boss)
         assert settled.settled_by
         assert settled.settled_by.user_id == boss.user_id
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
 
 
 async def test_over_rest_a_question_of_another_user_is_not_there(dsn: str) -> None:
@@ -227,7 +227,7 @@ async def test_over_rest_a_question_of_another_user_is_not_there(dsn: str) -> No
         missing = await api.post(f"/api/questions/{uuid4()}/decline")
         assert (missing.status_code, missing.json()["code"]) == (404, "question_not_found")
         await floor.service.answer_question(question.question_id, {}, by=alice)
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
 
 
 # Races and ends --------------------------------------------------------------------------------------------------
@@ -246,13 +246,13 @@ async def test_of_an_answer_and_the_end_of_the_time_at_one_moment_one_counts(dsn
 
             late = asyncio.create_task(expire())
             blocked = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(45):
                 while not await floor.sql(blocked):
                     await asyncio.sleep(0.02)
         assert await late is False
         assert (await floor.service.read_question(question.question_id, by=ADMIN)).status is QuestionStatus.ANSWERED
         await floor.service.cancel_turn(question.session_id, by=ADMIN)
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
 
 
 async def test_answers_around_the_end_of_the_time_settle_each_question_once(dsn: str) -> None:
@@ -266,7 +266,7 @@ async def test_answers_around_the_end_of_the_time_settle_each_question_once(dsn:
                 floor.service.decline_question(question.question_id, by=ADMIN),
                 return_exceptions=True,
             )
-            await floor.done(turn_id, timeout=40)
+            await floor.done(turn_id, timeout=45)
             settled = [status for kind, status in await events(floor, session_id) if kind == "question.settled"]
             assert len(settled) == 1
             won = [one.status.value for one in came if isinstance(one, Question)]
@@ -278,7 +278,7 @@ async def test_a_cancelled_turn_closes_its_question(dsn: str, asker: McpServerCo
         session_id, turn_id = await submitted(floor, call("deploy", service="web"))
         (question,) = await opened(floor)
         await floor.service.cancel_turn(session_id, by=ADMIN)
-        assert (await floor.done(turn_id, timeout=40)).turn.status is TurnStatus.CANCELLED
+        assert (await floor.done(turn_id, timeout=45)).turn.status is TurnStatus.CANCELLED
         assert (await floor.service.read_question(question.question_id, by=ADMIN)).status is QuestionStatus.CANCELLED
         assert await events(floor, session_id) == [("question.opened", None), ("question.settled", "cancelled")]
 
@@ -296,7 +296,7 @@ async def test_a_deleted_session_closes_its_question_and_forgets_what_was_asked(
 async def test_a_call_that_ends_without_its_answer_closes_its_question(dsn: str, tool: str, said: str) -> None:
     async with asking(dsn, pushing()) as floor:
         session_id, turn_id = await submitted(floor, call(tool))
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         assert said in (await results(floor, session_id))[0]
         assert await events(floor, session_id) == [("question.opened", None), ("question.settled", "cancelled")]
         assert (await floor.service.list_questions(by=ADMIN)).items == []
@@ -307,7 +307,7 @@ async def test_a_worker_that_stops_ends_its_calls_in_good_order(dsn: str, asker:
         session_id, _ = await submitted(floor, call("deploy", service="web"))
         (question,) = await opened(floor)
         floor.core.turns.drain()
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(45):
             while not await results(floor, session_id):
                 await asyncio.sleep(0.02)
         assert "cancel: web stays" in (await results(floor, session_id))[0]
@@ -328,14 +328,14 @@ async def test_a_question_of_a_worker_that_is_gone_is_closed_by_who_takes_its_th
         (question,) = await opened(floor)
         # As a rescue does it: the thread goes to another worker, though the first one may only be frozen.
         taken_over = asyncio.create_task(floor.core.turns.advance(session_id))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(45):
             while (await floor.service.read_question(question.question_id, by=ADMIN)).is_open:
                 await asyncio.sleep(0.02)
         assert (await events(floor, session_id))[1] == ("question.settled", "cancelled")
         if is_repeatable:
             (again,) = await opened(floor)
             assert again.question_id != question.question_id
-        done = asyncio.create_task(floor.done(turn_id, timeout=40))
+        done = asyncio.create_task(floor.done(turn_id, timeout=45))
         while not done.done():
             # A sweep may find the turn without a job of its own, and hand it on once more: then it asks once more.
             for open_question in (await floor.service.list_questions(by=ADMIN)).items:
@@ -353,7 +353,7 @@ async def test_two_replicas_one_asks_and_the_other_takes_the_answer(dsn: str, as
         session_id, turn_id = await submitted(floor, call("deploy", service="web"))
         (question,) = await opened(floor)
         await door.service.answer_question(question.question_id, ANSWER, by=ADMIN)
-        await door.done(turn_id, timeout=40)
+        await door.done(turn_id, timeout=45)
         assert await results(door, session_id) == ["accept: web went where you said"]
 
 
@@ -366,13 +366,13 @@ async def test_a_waiting_call_holds_no_connection_and_leaves_room_for_other_thre
         await opened(floor, 1)
         # Over pipes the server's next question could be anybody's: it is refused rather than misdirected.
         session_id, turn_id = await submitted(floor, call("linger", seconds=0))
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         assert await results(floor, session_id) == ["done"]
         pool = floor.core.database.pool
-        await floor.until(lambda: pool.get_idle_size() == pool.get_size(), timeout=30)
+        await floor.until(lambda: pool.get_idle_size() == pool.get_size(), timeout=45)
         (question,) = await opened(floor)
         await floor.service.answer_question(question.question_id, {}, by=ADMIN)
-        await floor.done(first[0][1], timeout=40)
+        await floor.done(first[0][1], timeout=45)
 
 
 async def test_half_of_a_workers_places_are_never_taken_by_waiting_threads(dsn: str, asker: McpServerConfig) -> None:
@@ -380,11 +380,11 @@ async def test_half_of_a_workers_places_are_never_taken_by_waiting_threads(dsn: 
         _, first = await submitted(floor, call("deploy", service="web"))
         (question,) = await opened(floor)
         session_id, second = await submitted(floor, call("deploy", service="db"))
-        await floor.done(second, timeout=40)
+        await floor.done(second, timeout=45)
         (said,) = await results(floor, session_id)
         assert "too many calls wait for answers" in said
         await floor.service.decline_question(question.question_id, by=ADMIN)
-        await floor.done(first, timeout=40)
+        await floor.done(first, timeout=45)
 
 
 async def test_the_time_of_call_and_turn_stands_still_while_people_are_waited_for(dsn: str) -> None:
@@ -395,7 +395,7 @@ async def test_the_time_of_call_and_turn_stands_still_while_people_are_waited_fo
         (question,) = await opened(floor)
         await asyncio.sleep(4)
         await floor.service.answer_question(question.question_id, {}, by=ADMIN)
-        assert (await floor.done(turn_id, timeout=40)).turn.status is TurnStatus.COMPLETED
+        assert (await floor.done(turn_id, timeout=45)).turn.status is TurnStatus.COMPLETED
         assert '"accept"' in (await results(floor, session_id))[0]
 
 
@@ -403,14 +403,14 @@ async def test_over_pipes_a_question_that_may_be_of_two_calls_is_asked_of_nobody
     async with asking(dsn, pushing()) as floor:
         alice = await floor.service.principal_of_chat(ALICE)
         _, slow = await submitted(floor, call("linger", seconds=6), by=alice)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(45):
             while not await floor.sql("SELECT 1 FROM executions WHERE status = 'running'"):
                 await asyncio.sleep(0.02)
         session_id, turn_id = await submitted(floor, call("ask"))
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         assert "Nobody can tell for which call this is asked" in (await results(floor, session_id))[0]
         assert await floor.sql("SELECT 1 FROM questions") == []
-        await floor.done(slow, timeout=40)
+        await floor.done(slow, timeout=45)
 
 
 # Hostile servers -------------------------------------------------------------------------------------------------
@@ -424,7 +424,7 @@ async def test_a_hostile_text_is_cut_and_stored_as_it_can_be_shown(dsn: str) -> 
         assert len(question.message) == 2_500
         assert "xoxb-1234567890" not in question.message
         await floor.service.decline_question(question.question_id, by=ADMIN)
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
 
 
 DEEP: dict[str, Any] = {"type": "object", "properties": {}}
@@ -442,7 +442,7 @@ UNASKABLE = {
 async def test_a_form_that_is_not_flat_is_shown_to_nobody(dsn: str, form: dict[str, Any]) -> None:
     async with asking(dsn, pushing()) as floor:
         session_id, turn_id = await submitted(floor, call("ask", form={"type": "object", **form}))
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         (said,) = await results(floor, session_id)
         assert "it was not shown to anybody" in said or "Invalid request parameters" in said
         assert await floor.sql("SELECT 1 FROM questions") == []
@@ -453,7 +453,7 @@ async def test_a_server_that_asks_on_and_on_over_pipes_loses_its_connection(dsn:
         session_id, turn_id = await submitted(floor, call("ask_on"))
         (question,) = await opened(floor)
         await floor.service.answer_question(question.question_id, {}, by=ADMIN)
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         assert len(await floor.sql("SELECT 1 FROM questions")) == 1
         assert "wanted to ask more than 1 questions" in (await results(floor, session_id))[0]
 
@@ -465,14 +465,14 @@ async def test_progress_is_told_as_events_and_gone_with_the_turn(dsn: str, asker
     async with asking(dsn, asker) as floor:
         session_id, turn_id = await submitted(floor, call("steps", count=3, message="copying"))
         told: list[dict[str, Any]] = []
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(45):
             while not told:
                 found = await floor.service.read_events(session_id)
                 told = [event.data for event in found if event.kind.value == "tool.progress"]
                 await asyncio.sleep(0.02)
         assert (told[0]["tool_name"], told[0]["total"]) == ("steps", 3)
         assert told[0]["message"].startswith("copying")
-        await floor.done(turn_id, timeout=40)
+        await floor.done(turn_id, timeout=45)
         assert await events(floor, session_id, "tool.progress") == []
 
 

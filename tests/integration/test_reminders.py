@@ -203,7 +203,7 @@ async def test_the_running_sweeps_remind_and_escalate(dsn: str) -> None:
         await floor.service.set_tool_approval(floor.tools["restart"].spec.tool_id, rule, by=ADMIN)
         session_id = await floor.session()
         await floor.say(session_id, '{{tool restart {"service": "web"}}}')
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while not all(
                 [await told(floor, session_id, k) for k in (EventKind.APPROVAL_REMINDED, EventKind.APPROVAL_ESCALATED)]
             ):

@@ -223,7 +223,7 @@ async def test_a_run_that_was_asked_for_again_and_killed_anywhere_runs_at_most_o
                 plan = {"dsn": dsn, "session_id": str(still.session_id), "text": RESTART, "key": key}
                 died = await dies(mortal, {**plan, "point": (point, met[point] + 1), "effects": str(effects)})
                 met[point] += died
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(45):
                     await still.advance()
                 after, ran = await read(floor, approval), effects.read_text().split()
                 (turn,) = await floor.sql(

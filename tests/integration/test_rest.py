@@ -55,7 +55,7 @@ async def person(api: httpx.AsyncClient, name: str, role: str | None = None) -> 
 
 async def until(api: httpx.AsyncClient, path: str, status: int, **who: str) -> httpx.Response:
     """Ask until the answer has this status: the notification that ends a cached identity takes moments."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         while (answer := await api.get(path, headers=who)).status_code != status:
             await asyncio.sleep(0.02)
     return answer

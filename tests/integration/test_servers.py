@@ -57,7 +57,7 @@ async def tool_id(floor: Floor, name: str) -> UUID:
 async def test_a_registered_server_is_called_in_its_sandbox_without_a_restart(floor: Floor, probe: StdioProbe) -> None:
     view = await register(floor, wanted(probe), offers="echo")
     await floor.service.set_tool_approval(await tool_id(floor, "echo"), AUTO, by=ADMIN)
-    done = await floor.say(await floor.session(), '{{tool echo {"text": "db"}}}', timeout=30)
+    done = await floor.say(await floor.session(), '{{tool echo {"text": "db"}}}', timeout=45)
     assert done.turn.reply == "tools said: db"
     health = (await floor.service.read_server(view.server.server_id, by=ADMIN)).health
     assert (health.connected, health.workers, health.problems) == (True, 1, ())
@@ -101,17 +101,17 @@ async def test_an_event_stream_server_works_and_its_loss_is_noticed(floor: Floor
         view = await register(floor, Wanted("old", "sse", url=url), offers="echo")
         await floor.service.set_tool_approval(await tool_id(floor, "echo"), AUTO, by=ADMIN)
         session_id = await floor.session()
-        done = await floor.say(session_id, '{{tool echo {"text": "db"}}}', timeout=30)
+        done = await floor.say(session_id, '{{tool echo {"text": "db"}}}', timeout=45)
         assert done.turn.reply == "tools said: db"
         probe.kill()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while (await floor.service.read_server(view.server.server_id, by=ADMIN)).health.connected:
                 await asyncio.sleep(0.1)
         await probe.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(45):
             while not (await floor.service.read_server(view.server.server_id, by=ADMIN)).health.connected:
                 await asyncio.sleep(0.1)
-        done = await floor.say(session_id, '{{tool echo {"text": "web"}}}', timeout=30)
+        done = await floor.say(session_id, '{{tool echo {"text": "web"}}}', timeout=45)
         assert done.turn.reply == "tools said: web"
     finally:
         probe.kill()
@@ -184,7 +184,7 @@ async def test_the_product_runs_files_and_registered_servers_reloads_rotates_and
 
 
 async def listed(product: Product, wanted: set[str]) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(45):
         while not wanted <= {tool["name"] for tool in (await product.call("GET", "/api/tools"))["items"]}:
             await asyncio.sleep(0.1)
 

@@ -25,7 +25,7 @@ async def in_flight(floor: Floor, session_id: UUID) -> UUID:
     auto = Rule(auto_execute=True, approval_required=False)
     await floor.service.set_tool_approval(floor.tools["slow"].spec.tool_id, auto, by=ADMIN)
     sent = await floor.service.submit_message(session_id, SLOW, by=ADMIN)
-    await asyncio.wait_for(floor.tools.entered.wait(), 10)
+    await asyncio.wait_for(floor.tools.entered.wait(), 45)
     return sent.turn.turn_id
 
 
@@ -69,7 +69,7 @@ async def test_a_message_behind_pending_approvals_waits_and_is_answered_after_th
     second = await floor.service.submit_message(session_id, "and now?", by=ADMIN)
     third = await floor.service.submit_message(session_id, "still?", by=ADMIN)
     assert (second.waits, third.waits, second.is_new) == (True, True, True)
-    view = await floor.service.wait_turn(second.turn.turn_id, timeout=10)
+    view = await floor.service.wait_turn(second.turn.turn_id, timeout=45)
     assert view.turn.status is TurnStatus.QUEUED
     await floor.decide(one)
     await floor.until(lambda: len(floor.tools.effects) == 1)
@@ -159,7 +159,7 @@ async def nothing_comes_back(floor: Floor, session_id: UUID) -> None:
     """Whoever still worked on the session has written nothing behind its end."""
     floor.tools.gate.set()
     jobs = "SELECT 1 FROM procrastinate_jobs WHERE lock = $1"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while await floor.sql(jobs, str(session_id)):
             await asyncio.sleep(0.02)
     assert await floor.sql("SELECT 1 FROM messages WHERE session_id = $1", session_id) == []
@@ -178,7 +178,7 @@ async def test_ending_a_session_while_a_tool_runs_stops_the_tool_and_leaves_noth
     await floor.say(session_id, "a secret")
     turn_id = await in_flight(floor, session_id)
     await getattr(floor.service, verb)(session_id, by=ADMIN)
-    await asyncio.wait_for(was_stopped.wait(), 10)
+    await asyncio.wait_for(was_stopped.wait(), 45)
     await nothing_comes_back(floor, session_id)
     ((status,),) = await floor.sql("SELECT status FROM executions WHERE turn_id = $1", turn_id)
     assert status == "outcome_unknown"
@@ -274,7 +274,7 @@ async def test_an_expired_session_says_so_until_it_is_swept_away(floor: Floor) -
             await sessions.read(tx, session_id)
         with pytest.raises(SessionExpired):
             await sessions.lock(tx, session_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while (await now(floor, approval)).status is not ApprovalStatus.CANCELLED:
             await asyncio.sleep(0.02)
     with pytest.raises(SessionNotFound):

@@ -216,7 +216,7 @@ async def test_what_is_approved_while_a_sibling_runs_starts_at_once(floor: Floor
     asked = await floor.service.submit_message(
         await floor.session(), '{{tool slow {"service": "s"}}} {{tool restart {"service": "web"}}}', by=ADMIN
     )
-    await asyncio.wait_for(floor.tools.entered.wait(), 10)
+    await asyncio.wait_for(floor.tools.entered.wait(), 45)
     approval = await _opened(floor)
     await floor.decide(approval)
     await floor.until(lambda: floor.tools.ran("restart") == ["web"])
@@ -227,7 +227,7 @@ async def test_what_is_approved_while_a_sibling_runs_starts_at_once(floor: Floor
 
 
 async def _opened(floor: Floor) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while not (page := await floor.service.list_approvals(by=ADMIN)).items:
             await asyncio.sleep(0.02)
     return page.items[0]
@@ -239,7 +239,7 @@ async def test_an_approval_of_a_sibling_that_waits_again_starts_while_another_ap
         (await floor.parked(asked.turn.turn_id, 2)).pending_approvals, key=lambda a: a.tool_name, reverse=True
     )
     await floor.decide(slow)
-    await asyncio.wait_for(floor.tools.entered.wait(), 10)
+    await asyncio.wait_for(floor.tools.entered.wait(), 45)
     await floor.decide(restart)
     await floor.until(lambda: floor.tools.ran("restart") == ["web"])
     floor.tools.gate.set()

@@ -22,7 +22,7 @@ __all__ = ["still"]
 
 async def somebody_waits(still: Still) -> None:
     """Return once a transaction of this database waits for another one's lock."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(45):
         while not await still.floor.sql(
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         ):

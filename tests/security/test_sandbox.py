@@ -270,7 +270,7 @@ async def test_program_ends_when_the_agent_is_killed_and_its_folder_goes(
         await asyncio.sleep(0.01)
     process.kill()
     await process.wait()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(45):
         while _running(mark) or list(folder.iterdir()):
             await asyncio.sleep(0.01)
     folder.rmdir()
@@ -292,7 +292,7 @@ async def test_folder_goes_where_the_agent_ends_thread_by_thread() -> None:
         sys.executable, "-c", agent, env={**os.environ, "TMPDIR": str(folder)}
     )
     assert await process.wait() == 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(45):
         while list(folder.iterdir()):
             await asyncio.sleep(0.01)
     folder.rmdir()

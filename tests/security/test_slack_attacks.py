@@ -264,7 +264,7 @@ async def test_a_model_makes_buttons_of_its_own(thread: Thread) -> None:
     }
     blocks = json.dumps([{"type": "actions", "block_id": "approval:0123456789ab", "elements": [button]}])
     root = (await thread.slack.say(ALICE, f"{{{{say {blocks}}}}}"))["ts"]
-    answer = await thread.slack.bot_message(OPS, root, timeout=30)
+    answer = await thread.slack.bot_message(OPS, root, timeout=45)
     assert thread.slack.buttons(answer) == {}
 
 
@@ -275,7 +275,7 @@ async def test_an_edited_call_runs_with_what_was_approved_and_keeps_what_was_ask
     view = await thread.open(BOB, card, "approval_edit")
     assert view is not None
     await thread.slack.submit(BOB, view, {"field:0": "db"})
-    await thread.slack.bot_message(OPS, root, containing="restarted db", timeout=30)
+    await thread.slack.bot_message(OPS, root, containing="restarted db", timeout=45)
     after = await thread.read(card)
     assert (after.args, after.args_proposed) == ({"service": "db"}, {"service": "web"})
     assert [vote.args_digest for vote in after.votes] == [after.args_digest]

@@ -158,8 +158,8 @@ async def test_a_cancelled_approval_and_a_lost_call_leave_no_trace_in_the_log(fl
     sent = await floor.service.submit_message(
         session_id, '{{tool restart {"service": "a"}}} {{tool slow {"service": "b"}}}', by=ADMIN
     )
-    await asyncio.wait_for(floor.tools.entered.wait(), 15)
-    async with asyncio.timeout(15):
+    await asyncio.wait_for(floor.tools.entered.wait(), 45)
+    async with asyncio.timeout(45):
         while not await floor.sql("SELECT 1 FROM approvals"):
             await asyncio.sleep(0.02)
     await floor.service.cancel_turn(session_id, by=ADMIN)
