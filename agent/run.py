@@ -39,6 +39,8 @@ class Run:
     history: list[BaseMessage] | None = None
     """What was said before this turn, once the model has needed it."""
     clock: Clock = field(default_factory=Clock)
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while one of the run's calls is looked at: parallel calls come before people in the order of the model."""
     _busy: int = 0
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 

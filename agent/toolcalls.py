@@ -97,7 +97,7 @@ class ToolCalls:
         tool = await self._find(call["name"])
         groups: Groups = None
         while True:
-            async with self._database.transaction() as tx:
+            async with run.looking, self._database.transaction() as tx:
                 await sessions.fence(tx, run.session_id, run.epoch)
                 step = await self._look(tx, run, call, tool, groups)
             if not isinstance(step, _NeedsGroups):

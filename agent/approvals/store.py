@@ -40,10 +40,12 @@ class ApprovalNotFound(NotFound):
 def canonical(args: dict[str, Any]) -> str:
     """Return the canonical JSON (RFC 8785) of arguments; raises InvalidArguments for what it can't express."""
     try:
-        return rfc8785.dumps(args).decode()
+        exact = rfc8785.dumps(args)
+        # What is read back must be writable again: a float of 2^53 or more comes back as an integer too large for it.
+        return rfc8785.dumps(json.loads(exact)).decode()
     except (ValueError, UnicodeError, RecursionError) as error:
         raise InvalidArguments(
-            f"These arguments have no exact JSON form ({error}): send very large integers as strings."
+            f"These arguments have no exact JSON form ({error}): send very large numbers as strings."
         ) from error
 
 

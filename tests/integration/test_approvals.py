@@ -529,6 +529,16 @@ async def test_what_policy_allowed_and_allows_no_more_is_not_run(still: Still) -
     assert still.ran == []
 
 
+@pytest.mark.parametrize("amount", [1e20, 2.0**53, 10**30, float("inf")])
+async def test_a_number_that_would_be_another_when_read_again_is_refused_before_anybody_is_asked(
+    still: Still, amount: float
+) -> None:
+    tool = still.floor.tools.changed("restart", input_schema={"type": "object"})
+    with pytest.raises(InvalidArguments, match="very large numbers as strings"):
+        await still.service.ask_approval(tool.spec.tool_id, {"amount": amount}, by=ADMIN)
+    assert await still.floor.sql("SELECT 1 FROM approvals") == []
+
+
 async def test_requests_with_one_key_at_one_instant_ask_once(still: Still) -> None:
     tool_id = still.floor.tools["restart"].spec.tool_id
     asked = await asyncio.gather(

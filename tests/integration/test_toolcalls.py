@@ -122,6 +122,7 @@ async def test_a_result_with_nul_and_half_a_character_is_stored_and_answered(flo
         ("uptime", '{"service": NaN}', "not JSON that can be read exactly"),
         ("uptime", '{"service": 1e999}', "not JSON that can be read exactly"),
         ("uptime", f'{{"service": {10**30}}}', "very large integers"),
+        ("uptime", '{"service": 1e20}', "very large integers"),
         ("uptime", '{"service": "a\\ud83d"}', "not JSON that can be read exactly"),
         ("uptime", '{"a\\ud83d": "a"}', "not JSON that can be read exactly"),
         ("uptime", '{"service": "a", "approved": true}', "has no argument `approved`"),
@@ -185,6 +186,15 @@ async def test_two_calls_under_one_id_are_two_calls(floor: Floor) -> None:
     await floor.done(asked.turn.turn_id)
     assert floor.tools.ran("restart") == ["a"]
     assert len(await results(floor, session_id)) == 2
+
+
+async def test_parallel_calls_come_before_people_in_the_order_of_the_model(floor: Floor) -> None:
+    names = [f"{number:02}" for number in range(12)]
+    for _ in range(3):
+        floor.model.queue.append(Answer(calls=[Call("restart", f'{{"service": "{name}"}}') for name in names]))
+        asked = await floor.say(await floor.session(), "go")
+        waiting = (await floor.parked(asked.turn.turn_id, len(names))).pending_approvals
+        assert [approval.args["service"] for approval in waiting] == names
 
 
 async def test_a_tool_that_asks_in_its_result_for_another_call_gets_a_person_asked(floor: Floor) -> None:
