@@ -98,17 +98,19 @@ class Rechecks:
         approval: Approval | None,
         entry: ledger.Entry,
         requester_id: UUID,
-    ) -> bool:
-        """Return whether it is still the call that was claimed, of a tool that is still the same and not denied."""
+        groups: Groups,
+    ) -> bool | list[str]:
+        """Return whether a call that was cut off may run again: it is still the one claimed, and could begin now."""
         if store.digest(store.canonical(args)) != entry.args_digest:
             return False
-        if approval is not None and approval.schema_hash != tool.spec.schema_hash:
-            return False
+        if approval is not None:
+            why = await self.obstacle(tx, tool, approval, groups)
+            return why if isinstance(why, list) else why is None
         if await catalogue.withheld(tx, tool.spec) is not None:
             return False
-        requester = await users.read(tx, approval.requested_by.user_id if approval else requester_id)
-        ruling = await self.ruling(tx, tool, args, requester.user_id)
-        return ruling.verdict is not Verdict.DENY and not requester.disabled
+        requester = await users.read(tx, requester_id)
+        ruling = await self.ruling(tx, tool, args, requester_id)
+        return ruling.verdict is Verdict.AUTO and not requester.disabled
 
     async def grant(
         self,

@@ -58,12 +58,14 @@ class Remembering(Part):
     ) -> Grant:
         """End a grant at once: who gave it, who profits from it, and admins may.
 
-        `shown_on` is the approval on which they read of it, which tells its thread.
+        The thread of `shown_on`, the approval on which they read of it, is told; else that of the one it came with.
         """
         async with self._database.transaction() as tx:
-            if shown_on is not None:
-                # The session's row before the grant's, as a call that is being let through takes them.
-                await store.lock_session(tx, shown_on)
+            told = shown_on or await tx.fetchval(grants.sql.given_with, grant_id)
+            if told is None:
+                raise GrantNotFound
+            # The session's row before the grant's, as a call that is being let through takes them.
+            await store.lock_session(tx, told)
             person = await self._acting(tx, by)
             if await tx.fetchval(grants.sql.lock, grant_id) is None:
                 raise GrantNotFound
@@ -75,8 +77,7 @@ class Remembering(Part):
                 raise GrantNotFound
             if await tx.fetchval(grants.sql.revoke, grant_id, person.user_id) is None:
                 raise AlreadyRevoked("This grant was revoked before.")
-            if shown_on is not None:
-                await _tell(tx, grant_id, await store.read(tx, shown_on), seen)
+            await _tell(tx, grant_id, await store.read(tx, told), seen)
             data = {"tool_name": grant.tool_name, "uses": grant.uses}
             await audit.record(tx, Kind.GRANT_REVOKED, actor=person.user_id, subject=grant_id, data=data)
             return await grants.read(tx, grant_id)

@@ -142,7 +142,7 @@ class ToolCalls:
         if entry is not None and entry.is_finished:
             return _message(call, entry.result or "", failed=entry.status is not ExecutionStatus.SUCCEEDED)
         if entry is not None:
-            return await self._take_up(tx, run, call, tool, approval, entry)
+            return await self._take_up(tx, run, call, tool, approval, entry, groups)
         if approval is not None:
             return await self._decided(tx, run, call, tool, approval, groups)
         return await self._first(tx, run, call, tool, groups)
@@ -278,17 +278,25 @@ class ToolCalls:
         return _Claimed(tool, args, approval)
 
     async def _take_up(
-        self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, approval: Approval | None, entry: ledger.Entry
+        self,
+        tx: Tx,
+        run: Run,
+        call: ToolCall,
+        tool: Tool | None,
+        approval: Approval | None,
+        entry: ledger.Entry,
+        groups: Groups,
     ) -> _Step:
         """A call that was claimed and never recorded: its worker died, or lost the thread, in between."""
         args = approval.args if approval else json.loads(store.canonical(call["args"]))
-        step: _Step
+        again: bool | list[str] = False
+        if tool is not None and tool.spec.repeatable:
+            again = await self._rechecks.may_repeat(tx, tool, args, approval, entry, run.requester.user_id, groups)
+        if isinstance(again, list):
+            return _NeedsGroups(again)
         closed = await self._close_questions(tx, run, call)
-        if (
-            tool is not None
-            and tool.spec.repeatable
-            and await self._rechecks.may_repeat(tx, tool, args, approval, entry, run.requester.user_id)
-        ):
+        step: _Step
+        if tool is not None and again:
             await ledger.claim_again(tx, run.session_id, str(call["id"]))
             step = _Claimed(tool, args, approval)
         else:

@@ -72,10 +72,12 @@ def _head(approval: Approval) -> Block:
 
 
 def asked(approval: Approval) -> list[Block]:
-    """Return why the call is asked for, and what it runs without."""
+    """Return why the call is asked for, what it runs without, and which words in it are not what they seem."""
     blocks: list[Block] = []
     if approval.unsandboxed and not approval.is_settled:
         blocks.append(unsandboxed_note(approval.unsandboxed))
+    if not approval.is_settled and (warning := arguments.lookalikes(approval)):
+        blocks.append(footnote(warning))
     if approval.requested_reason:
         blocks.append(rich(line(run("Reason: ", bold=True), run(_short(approval.requested_reason)))))
     return blocks

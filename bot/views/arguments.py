@@ -6,6 +6,7 @@ from typing import Any
 
 from agent.approvals.types import Approval
 from bot import mrkdwn
+from bot.lookalikes import found
 from bot.split import width
 from bot.views.blocks import Block, box, line, rich, run
 
@@ -58,6 +59,12 @@ def modal_blocks(approval: Approval) -> list[Block]:
             blocks.append(rich(line(run(part if i == 0 else f"… {part}", bold=True))))
         blocks += [rich(box(part)) for part in _cut(value, _BOX_LIMIT)]
     return blocks
+
+
+def lookalikes(approval: Approval) -> str | None:
+    """Return a line of mrkdwn that names the words whose letters only pass for Latin ones, if there are any."""
+    words = [f"`{mrkdwn.cut(word, 60)}`" for word in found(approval.args)]
+    return f":warning: *Letters that only look like Latin ones:* {', '.join(words)}" if words else None
 
 
 def as_text(approval: Approval) -> str:

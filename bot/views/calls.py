@@ -108,6 +108,8 @@ def _head(number: int, approval: Approval) -> str:
         head += f"\nby {person(approval.decided_by)}{when}"
     if approval.unsandboxed and not approval.is_settled:
         head += f"\n{unsandboxed(approval.unsandboxed)}"
+    if not approval.is_settled and (warning := arguments.lookalikes(approval)):
+        head += f"\n{warning}"
     return f"{head}\n{EXECUTIONS[approval.execution]}" if approval.execution in EXECUTIONS else head
 
 

@@ -24,6 +24,9 @@ UNION ALL
 SELECT a.approval_id, false, g.* FROM approvals a JOIN approval_grant_details g ON g.grant_id = a.grant_id
  WHERE a.approval_id = ANY($1::uuid[]);
 
+-- name: given_with
+SELECT approval_id FROM approval_grants WHERE grant_id = $1;
+
 -- name: lock
 SELECT grant_id FROM approval_grants WHERE grant_id = $1 FOR UPDATE;
 

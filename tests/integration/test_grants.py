@@ -163,6 +163,8 @@ async def test_it_ends_when_it_is_revoked_and_the_audit_tells_of_all(still: Stil
     assert [entry.kind for entry in told] == ["grant.revoked", "grant.created"]
     digest = store.digest(rfc8785.dumps(grant.args_schema).decode())
     assert told[1].data["args_schema_digest"] == digest
+    (heard,) = await still.floor.sql("SELECT data FROM events WHERE kind = 'grant.revoked'")
+    assert heard["data"]["approval_id"] == str(grant.approval_id)  # its card is drawn anew
     assert "web" not in str(told[1].data)  # arguments may hold what must be erasable, and the log is for ever
 
 

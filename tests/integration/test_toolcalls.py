@@ -13,7 +13,7 @@ from agent.approvals.types import Decision
 from agent.models.wire import wire_messages
 from agent.run import Limits
 from agent.tools.base import RESULT_LIMIT, ToolResult
-from agent.types import EventKind, TurnStatus
+from agent.types import EventKind, Role, TurnStatus
 from tests.fakes.model_script import Answer, Call, refusal
 from tests.integration.conftest import ADMIN, Floor, running
 
@@ -264,17 +264,19 @@ async def test_an_approval_of_a_sibling_that_waits_again_starts_while_another_ap
         ("UPDATE approvals SET schema_hash = 'another'", 1),
         ("UPDATE tool_approval_config SET auto_execute = false, approval_required = false", 1),
         ("UPDATE users SET disabled = true WHERE username = 'mia'", 1),
+        ("UPDATE users SET role = 'member' WHERE username = 'boss'", 1),
+        ("UPDATE tool_approval_config SET quorum = 2", 1),
     ],
 )
 async def test_an_idempotent_call_that_was_cut_off_runs_again_only_while_it_still_may(
     dsn: str, meanwhile: str, runs: int
 ) -> None:
     async with running(dsn, work=False) as floor:
-        mia, tool = await floor.user("mia"), floor.tools["repeat"]
+        mia, boss, tool = await floor.user("mia"), await floor.user("boss", Role.APPROVER), floor.tools["repeat"]
         asks = Rule(auto_execute=False, approval_required=True)
         await floor.service.set_tool_approval(tool.spec.tool_id, asks, by=ADMIN)
         approval = await floor.service.ask_approval(tool.spec.tool_id, {"service": "a"}, by=mia)
-        await floor.decide(approval)
+        await floor.decide(approval, by=boss)
         tool.effect = lambda _args: asyncio.Event().wait()  # pyright: ignore[reportAttributeAccessIssue]
         cut_off = asyncio.create_task(floor.core.turns.advance(approval.session_id))
         await floor.until(lambda: len(floor.tools.effects) == 1)
@@ -285,6 +287,25 @@ async def test_an_idempotent_call_that_was_cut_off_runs_again_only_while_it_stil
         await floor.core.turns.advance(approval.session_id)
         after = await floor.service.read_approval(approval.approval_id, by=ADMIN)
         assert after.execution.value == ("succeeded" if runs == 2 else "outcome_unknown")
+        assert floor.tools.ran("repeat") == ["a"] * runs
+
+
+@pytest.mark.parametrize(("policy", "runs"), [(AUTO, 2), (Rule(auto_execute=False, approval_required=True), 1)])
+async def test_an_automatic_call_that_was_cut_off_runs_again_only_while_policy_lets_it(
+    dsn: str, policy: Rule, runs: int
+) -> None:
+    async with running(dsn, work=False) as floor:
+        tool, session_id = floor.tools["repeat"], await floor.session()
+        await allow(floor, "repeat")
+        tool.effect = lambda _args: asyncio.Event().wait()  # pyright: ignore[reportAttributeAccessIssue]
+        await floor.service.submit_message(session_id, '{{tool repeat {"service": "a"}}}', by=ADMIN)
+        cut_off = asyncio.create_task(floor.core.turns.advance(session_id))
+        await floor.until(lambda: len(floor.tools.effects) == 1)
+        cut_off.cancel()
+        await asyncio.wait([cut_off])
+        tool.effect = None
+        await floor.service.set_tool_approval(tool.spec.tool_id, policy, by=ADMIN)
+        await floor.core.turns.advance(session_id)
         assert floor.tools.ran("repeat") == ["a"] * runs
 
 

@@ -11,6 +11,7 @@ from bot import mrkdwn
 from bot.views import arguments
 from bot.views.approval import approval_card, review_modal
 from bot.views.arguments import Room
+from bot.views.calls import calls_card
 from tests.fakes.block_kit import check_blocks, check_view
 from tests.fakes.block_reading import letters, pings, pressables
 from tests.fakes.service import approval
@@ -72,6 +73,19 @@ def test_hidden_characters_in_arguments_are_shown():
     assert "\\\\u2066" in text
     assert "\\\\u3164" in text
     assert not set("\u202e\u2066\u3164") & set(text)
+
+
+@pytest.mark.parametrize("show", [approval_card, review_modal, lambda asked: calls_card([asked, approval()])])
+def test_letters_that_pass_for_latin_ones_are_flagged_until_it_is_settled(show):
+    deceiving = {"command": "kub\u0435ctl delete ns test"}
+    assert "Letters that only look like Latin ones:* `kub\\\\u0435ctl`" in shown_of(show(approval(args=deceiving)))
+    assert "only look like" not in shown_of(show(approval(args={"command": "kubectl delete ns test"})))
+    settled = approval(args=deceiving, status=ApprovalStatus.REJECTED)
+    assert "only look like" not in shown_of(show(settled))
+
+
+def shown_of(view):
+    return json.dumps(view["blocks"] if isinstance(view, dict) else view.blocks)
 
 
 def test_a_number_and_the_text_of_it_read_differently():
