@@ -324,9 +324,9 @@ class ApprovalVerbs(Decisions):
         self, tx: Tx, approval: Approval, action: Action, person: Principal, words: str, resolution_id: UUID
     ) -> None:
         """Tell the thread by events, and the model by a note in the transcript, which its next turn reads."""
-        await self._tell(tx, approval, EventKind.APPROVAL_CHANGED, status=ApprovalStatus.APPROVED.value)
-        told = {"resolution_id": str(resolution_id), "action": action.value, "by": _by(person)}
-        await self._tell(tx, approval, EventKind.APPROVAL_RESOLVED, **told)
+        word = {"resolution_id": str(resolution_id)}
+        await self._tell(tx, approval, EventKind.APPROVAL_CHANGED, status=ApprovalStatus.APPROVED.value, **word)
+        await self._tell(tx, approval, EventKind.APPROVAL_RESOLVED, **word, action=action.value, by=_by(person))
         try:
             await sessions.read(tx, approval.session_id)
         except (SessionNotFound, SessionExpired):

@@ -167,7 +167,11 @@ class Renderer:
 
 
 def _status(event: Event) -> str | None:
-    """The thread's status from this event on; a decision sets its turn to work again, until it waits for the next."""
+    """The thread's status from this event on; a decision sets its turn to work again, until it waits for the next.
+
+    A word on a call of unknown outcome comes after its turn's end: nothing goes on by it.
+    """
     if event.kind is EventKind.APPROVAL_CHANGED:
-        return PROCESSING if event.data.get("status") in _GOES_ON else None
+        goes_on = event.data.get("status") in _GOES_ON and "resolution_id" not in event.data
+        return PROCESSING if goes_on else None
     return _STATUS.get(event.kind)

@@ -14,6 +14,7 @@ from bot.check import NEEDED_SCOPES
 from bot.client import web_client
 from bot.errands import Errands
 from bot.presenter import Presenter
+from bot.status import ThreadStatus
 from tests.fakes.block_kit import check_blocks
 from tests.fakes.service import NOW
 from tests.fakes.slack import ALICE, BOB, BOT_USER, OPS
@@ -313,6 +314,16 @@ async def test_the_threads_status_follows_the_turn(stage):
     await stage.slack.until(lambda: stage.slack.agent_sessions[OPS, stage.root]["status"] == "processing")
     stage.tell(EventKind.TURN_COMPLETED, reply="done")
     await stage.slack.until(lambda: stage.slack.agent_sessions[OPS, stage.root]["status"] == "active")
+
+
+async def test_a_word_on_a_call_of_unknown_outcome_sets_nothing_to_work(stage, mocker):
+    told = mocker.spy(ThreadStatus, "show")
+    stage.tell(EventKind.APPROVAL_CHANGED, status="approved", resolution_id="1")
+    await stage.delivered()
+    assert told.call_count == 0
+    stage.tell(EventKind.APPROVAL_CHANGED, status="approved")
+    await stage.delivered()
+    assert told.call_count == 1
 
 
 async def test_a_status_that_fails_delays_and_loses_nothing(stage):
