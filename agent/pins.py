@@ -12,7 +12,9 @@ from agent import audit, events
 from agent.approvals.types import ApprovalStatus
 from agent.audit import Kind
 from agent.errors import Conflict
+from agent.tools import mcp_rows
 from agent.tools.base import Source, ToolSpec
+from agent.tools.mcp_rows import file_server_id
 from agent.types import EventKind
 from db import dispatch, queries
 from db.database import Database, Tx
@@ -75,6 +77,15 @@ async def see(tx: Tx, specs: Iterable[ToolSpec], owners: dict[str, UUID]) -> lis
         data = {"tool_name": spec.name, "server": spec.server, "schema_hash": spec.schema_hash}
         await audit.record(tx, Kind.TOOL_QUARANTINED, actor=None, subject=spec.tool_id, data=data)
     return changed
+
+
+async def note_address(tx: Tx, server: str, transport: str, address_hash: str) -> None:
+    """Note where a server of the operator's file is, before it is connected; one that moved voids what was approved."""
+    if await tx.fetchval(mcp_rows.sql.file_server_moved, server, address_hash):
+        log.warning("mcp.moved", server=server)
+        await tx.execute(sql.accept_anew, server, None)
+        data = {"name": server, "transport": transport, "moved": True}
+        await audit.record(tx, Kind.SERVER_CHANGED, actor=None, subject=file_server_id(server), data=data)
 
 
 def _first(spec: ToolSpec, owner: UUID | None) -> tuple[Any, ...]:

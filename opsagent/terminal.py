@@ -24,6 +24,7 @@ async def chat(settings: Settings) -> int:
         parts.open_product(settings, dsn, slack, tools=True) as (core, model),
     ):
         await parts.check_model(model)
+        await core.follow_servers()
         loops = [asyncio.create_task(loop) for loop in (core.hub.run(), core.registry.run())]
         await core.registry.ready()
         await core.publish_once(alone=False)

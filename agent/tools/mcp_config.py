@@ -1,7 +1,9 @@
 """MCP servers as their operator writes them down: the MCP_CONFIG file, read strictly."""
 
+import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +67,12 @@ class McpServerConfig:
     @property
     def transport(self) -> str:
         return "stdio" if self.command is not None else "sse" if self.is_sse else "streamable_http"
+
+    @property
+    def address_hash(self) -> str:
+        """The SHA-256 of the command line or the URL: what people approve is meant for what answers there."""
+        address = shlex.join([self.command, *self.args]) if self.command is not None else self.url or ""
+        return hashlib.sha256(address.encode()).hexdigest()
 
     def without_secrets(self, text: str) -> str:
         """Return a result without what the server was given in confidence, should it say it."""

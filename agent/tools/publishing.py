@@ -48,9 +48,11 @@ class Followed:
 
     async def follow(self) -> None:
         """Read the rows and have exactly these servers beside the file's; the file's own names come first."""
-        async with self._database.connection() as connection:
-            rows = await mcp_rows.read_all(connection)
-            logins = await mcp_oauth_rows.by_server(connection)
+        async with self._database.transaction() as tx:
+            rows = await mcp_rows.read_all(tx)
+            logins = await mcp_oauth_rows.by_server(tx)
+            for config in self._of_file:
+                await pins.note_address(tx, config.name, config.transport, config.address_hash)
         taken = {config.name.lower() for config in self._of_file}
         found: dict[UUID, McpServerConfig] = {}
         unusable: dict[UUID, tuple[str, str, str]] = {}

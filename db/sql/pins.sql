@@ -33,7 +33,7 @@ SELECT server, array_agg(tool_id ORDER BY tool_id) AS tool_ids FROM tool_pins
  WHERE pending_hash IS NOT NULL GROUP BY server;
 
 -- name: accept_anew
--- An admin gave the server another address: what was approved before was approved for the old one.
+-- The server has another address, by an admin or by the operator's file: what was approved before was approved for the old one.
 UPDATE tool_pins SET accepted_at = now(), accepted_by = $2 WHERE server = $1;
 
 -- name: forget

@@ -60,3 +60,10 @@ SELECT worker_id, server_id, name, transport, is_file, connected, protocol, tool
 
 -- name: owners
 SELECT name, created_by FROM mcp_servers;
+
+-- name: file_server_moved
+-- Note where a server of the operator's file is; true where it was somewhere else before, nothing where it stays.
+INSERT INTO mcp_file_servers (name, address_hash) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET address_hash = EXCLUDED.address_hash, changed_at = now()
+ WHERE mcp_file_servers.address_hash <> EXCLUDED.address_hash
+RETURNING xmax <> 0;

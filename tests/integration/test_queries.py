@@ -21,6 +21,7 @@ _SMALL = {
     "tool_pins": "what servers offer",
     "change_cards": "one an admin and change of a server's tool; forgotten after a month",
     "mcp_servers": "what admins registered",
+    "mcp_file_servers": "what the operator's file names",
     "mcp_health": "one a server and worker",
     "mcp_oauth": "one a registered server",
     "mcp_oauth_starts": "authorizations under way",

@@ -1,6 +1,7 @@
 """MCP servers registered over REST: hot on every replica, sealed, guarded, and gone when removed."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from agent.accounts import AdminsOnly
 from agent.approvals.policy import Rule
+from agent.approvals.types import Decision
 from agent.servers import FromFile, NameTaken, Patch, SecretsNeeded, SecretsUnreadable
 from agent.tools.mcp_checks import NotConfirmed, Wanted
 from tests.fakes.mcp_floor import KEY, OTHER_KEY, following, names, offered, open_probe, register, wanted
@@ -126,6 +128,36 @@ async def test_a_server_of_the_file_is_shown_and_changed_only_there(dsn: str, ht
             await floor.service.remove_server(view.server.server_id, by=ADMIN)
         with pytest.raises(NameTaken):
             await floor.service.register_server(replace(at(http), name="Desk"), by=ADMIN)
+
+
+async def test_what_was_approved_of_a_server_of_the_file_counts_no_more_once_it_stands_elsewhere(
+    dsn: str, http: HttpProbe
+) -> None:
+    asks = '{{tool echo {"text": "db"}}}'
+    async with following(dsn, of_file=(http.config("desk"),), work=False) as floor:
+        await offered(floor, "echo")
+        session_id, decided_in = await floor.session(), await floor.session()
+        for session in (session_id, decided_in):
+            await floor.service.submit_message(session, asks, by=ADMIN)
+            await floor.core.turns.advance(session)
+        pending, decided = [
+            (await floor.sql("SELECT approval_id FROM approvals WHERE session_id = $1", session))[0]["approval_id"]
+            for session in (session_id, decided_in)
+        ]
+        await floor.service.decide_approval(decided, Decision.APPROVE, by=ADMIN)
+    async with following(dsn, of_file=(http.config("desk"),), work=False) as floor:
+        assert await floor.sql("SELECT 1 FROM audit_log WHERE kind = 'server.changed'") == []
+    other = replace(http.config("desk"), url=f"http://localhost:{http.port}/mcp")
+    async with following(dsn, of_file=(other,)) as floor:
+        await offered(floor, "echo")
+        for approval_id in (pending, decided):
+            async with asyncio.timeout(45):
+                while (now := await floor.service.read_approval(approval_id, by=ADMIN)).status.value != "cancelled":
+                    await asyncio.sleep(0.05)
+            assert now.execution.value == "none"
+        (entry,) = await floor.sql("SELECT data FROM audit_log WHERE kind = 'server.changed'")
+        assert json.loads(entry["data"]) == {"name": "desk", "transport": "streamable_http", "moved": True}
+        assert http.count("echo") == 0
 
 
 async def test_a_trial_tells_what_a_server_offers_and_what_is_wrong(floor: Floor, http: HttpProbe) -> None:
