@@ -167,9 +167,7 @@ class EventKind(StrEnum):
     ANSWER_DELTA = "answer.delta"  # turn_id, text (a piece; gone from the log once the turn has ended)
     TOOL_CALLED = "tool.called"  # turn_id, tool_call_id, tool_name, args
     APPROVAL_OPENED = "approval.opened"  # turn_id, approval_id
-    APPROVAL_CHANGED = (
-        "approval.changed"  # turn_id, approval_id, status (a vote, a decision, an expiry), resolution_id?
-    )
+    APPROVAL_CHANGED = "approval.changed"  # turn_id, approval_id, status, resolution_id? (a vote, a decision, an end)
     APPROVAL_REASSIGNED = "approval.reassigned"  # turn_id, approval_id, by, to: [{kind, id, name, chat}]
     APPROVAL_REMINDED = "approval.reminded"  # turn_id, approval_id, to: who may decide
     APPROVAL_ESCALATED = "approval.escalated"  # turn_id, approval_id, to: who may decide from now on as well
