@@ -33,6 +33,12 @@ from db.database import Tx
 
 MESSAGE_LIMIT = 40_000
 _TITLE = 80
+_ENDS_A_WAIT = (
+    EventKind.TURN_WAITING,
+    EventKind.TURN_COMPLETED,
+    EventKind.TURN_FAILED,
+    EventKind.TURN_CANCELLED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +201,7 @@ class Conversations(Part):
         async with self._database.connection() as connection:
             session_id = (await turns.read(connection, turn_id)).session_id
         deadline = asyncio.get_running_loop().time() + timeout
-        async with self._house.hub.watch(session_id) as changed:
+        async with self._house.hub.watch(session_id, *_ENDS_A_WAIT) as changed:
             while True:
                 changed.clear()
                 async with self._database.connection() as connection:
@@ -211,7 +217,8 @@ class Conversations(Part):
                         await changed.wait()
 
     async def _view(self, connection: Tx, turn: Turn) -> TurnView:
-        pending = await self._shown(connection, *await store.of_turn(connection, turn.turn_id))
+        asks = [] if turn.status.is_final else await store.of_turn(connection, turn.turn_id)
+        pending = await self._shown(connection, *asks) if asks else []
         return TurnView(turn, pending, await attachments.of_turn(connection, turn.turn_id))
 
     async def read_attachment(
@@ -242,9 +249,11 @@ class Conversations(Part):
     ) -> list[Event]:
         """Return events behind a seq. `by` None is a door's own presenter, which renders for the whole thread."""
         async with self._database.connection() as connection:
-            if by is not None:
-                sessions.visible(await sessions.read(connection, session_id), by)
-            return await events.read(connection, session_id, after=after, limit=limit)
+            if by is None:
+                return await events.read(connection, session_id, after=after, limit=limit)
+            row, found = await events.read_with_session(connection, session_id, after=after, limit=limit)
+            sessions.visible(sessions.live(row), by)
+            return found
 
     async def last_seq(self, session_id: UUID, *, by: Principal) -> int:
         """Return the seq of the session's newest event, 0 where there is none."""
@@ -253,7 +262,10 @@ class Conversations(Part):
             return await connection.fetchval(events.sql.last, session_id)
 
     @asynccontextmanager
-    async def watch(self, session_id: UUID) -> AsyncGenerator[asyncio.Event]:
-        """An asyncio.Event that is set whenever the session has new events; clear it before reading."""
-        async with self._house.hub.watch(session_id) as changed:
+    async def watch(self, session_id: UUID, *kinds: EventKind) -> AsyncGenerator[asyncio.Event]:
+        """An asyncio.Event that is set whenever the session has new events, of these kinds if any are named.
+
+        Clear it before reading.
+        """
+        async with self._house.hub.watch(session_id, *kinds) as changed:
             yield changed

@@ -199,11 +199,13 @@ class Decisions(Part):
             if settled.is_settled:
                 await dispatch.wake(tx, approval.session_id)
             granted = await write_grant(tx, settled, remember, person) if remember is not None else None
-            (shown,) = await self._shown(tx, settled)
             await self._note(tx, person, settled, decision, reason, door, instead=said)
             if granted is not None:
                 grant_id, given = granted
                 await audit.record(tx, Kind.GRANT_CREATED, actor=person.user_id, subject=grant_id, data=given)
+        # Behind the commit: the call is on its way meanwhile.
+        async with self._database.connection() as connection:
+            (shown,) = await self._shown(connection, settled)
         return shown
 
     async def _say_instead(self, tx: Tx, rejected: Approval, person: Principal, text: str) -> UUID:

@@ -39,8 +39,7 @@ class Endings:
                 role="assistant",
                 content=reply,
             )
-        await turns.use(tx, turn.turn_id, usage)
-        if await self._end(tx, turn, TurnStatus.COMPLETED, reply=transcript.clean(reply)):
+        if await self._end(tx, turn, TurnStatus.COMPLETED, reply=transcript.clean(reply), used=usage):
             shown = {
                 "input_tokens": usage.input_tokens,
                 "output_tokens": usage.output_tokens,
@@ -67,12 +66,19 @@ class Endings:
         return notes
 
     async def _end(
-        self, tx: Tx, turn: Turn, status: TurnStatus, *, reply: str | None = None, error: str | None = None
+        self,
+        tx: Tx,
+        turn: Turn,
+        status: TurnStatus,
+        *,
+        reply: str | None = None,
+        error: str | None = None,
+        used: Usage | None = None,
     ) -> bool:
-        ended = await turns.finish(tx, turn.turn_id, status, reply=reply, error=error)
-        if ended is None:
+        first_seq = await turns.finish(tx, turn.turn_id, status, reply=reply, error=error, used=used)
+        if first_seq is None:
             return False
-        await tx.execute(events.sql.drop_deltas, turn.session_id, ended[1], turn.turn_id)
+        await tx.execute(events.sql.drop_deltas, turn.session_id, first_seq, turn.turn_id)
         await sessions.prune_checkpoints(tx, turn.session_id)
         return True
 

@@ -23,8 +23,17 @@ async def append(
 
 
 async def read(tx: Tx, session_id: UUID, *, after: int, limit: int) -> list[Event]:
-    rows = await tx.fetch(sql.read, session_id, after, limit)
-    return [Event(row["session_id"], row["seq"], EventKind(row["kind"]), row["data"], row["at"]) for row in rows]
+    return [_event(row) for row in await tx.fetch(sql.read, session_id, after, limit)]
+
+
+async def read_with_session(tx: Tx, session_id: UUID, *, after: int, limit: int) -> tuple[Any, list[Event]]:
+    """Return the session's row, None where there is none, and its events, in one round trip."""
+    rows = await tx.fetch(sql.read_with_session, session_id, after, limit)
+    return (rows[0] if rows else None), [_event(row) for row in rows if row["seq"] is not None]
+
+
+def _event(row: Any) -> Event:
+    return Event(row["session_id"], row["seq"], EventKind(row["kind"]), row["data"], row["at"])
 
 
 class Hub:
@@ -32,7 +41,7 @@ class Hub:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sessions: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
+        self._sessions: defaultdict[UUID, dict[asyncio.Event, frozenset[str]]] = defaultdict(dict)
         self._doors: defaultdict[str, set[asyncio.Queue[UUID | None]]] = defaultdict(set)
         self.on_cancel: Callable[[UUID | None], None] = lambda _session_id: None
         self.on_user_change: Callable[[UUID | None], None] = lambda _user_id: None
@@ -67,22 +76,26 @@ class Hub:
                 for queue in queues:
                     queue.put_nowait(None)
             return
-        session, _, door = payload.split(" ")
-        session_id = UUID(session)
-        for event in self._sessions.get(session_id, ()):
-            event.set()
+        session, what, door = payload.split(" ")
+        session_id, kind = UUID(session), what.partition(":")[2]
+        for event, kinds in self._sessions.get(session_id, {}).items():
+            if not kinds or kind in kinds:
+                event.set()
         for queue in self._doors.get(door, ()):
             queue.put_nowait(session_id)
 
     @asynccontextmanager
-    async def watch(self, session_id: UUID) -> AsyncGenerator[asyncio.Event]:
-        """An asyncio.Event that is set whenever the session has new events; clear it before reading them."""
+    async def watch(self, session_id: UUID, *kinds: EventKind) -> AsyncGenerator[asyncio.Event]:
+        """An asyncio.Event that is set whenever the session has new events, of these kinds if any are named.
+
+        Clear it before reading them.
+        """
         event = asyncio.Event()
-        self._sessions[session_id].add(event)
+        self._sessions[session_id][event] = frozenset(kinds)
         try:
             yield event
         finally:
-            self._sessions[session_id].discard(event)
+            del self._sessions[session_id][event]
             if not self._sessions[session_id]:
                 del self._sessions[session_id]
 

@@ -27,11 +27,12 @@ class Entry:
         return self.status is not ExecutionStatus.RUNNING
 
 
-async def read(tx: Tx, session_id: UUID, tool_call_id: str) -> Entry | None:
+async def read(tx: Tx, session_id: UUID, tool_call_id: str) -> tuple[Entry | None, bool]:
+    """Return a call's entry, if it has one, and whether it has an approval."""
     row = await tx.fetchrow(sql.read, session_id, tool_call_id)
-    if row is None:
-        return None
-    return Entry(
+    if row["tool_call_id"] is None:
+        return None, row["was_asked"]
+    entry = Entry(
         row["tool_call_id"],
         row["approval_id"],
         row["args_digest"],
@@ -39,6 +40,7 @@ async def read(tx: Tx, session_id: UUID, tool_call_id: str) -> Entry | None:
         row["result"],
         row["runs"],
     )
+    return entry, row["was_asked"]
 
 
 async def claim(

@@ -18,8 +18,8 @@ class Outgoing(Part):
         self, door: str, owner: UUID, *, limit: int = 20, only: UUID | None = None
     ) -> list[Delivery]:
         """Take sessions with events that the door has not rendered; exclusive over all replicas for 30 s."""
-        async with self._database.transaction() as tx:
-            return await deliveries.lease(tx, door, owner, limit=limit, only=only)
+        async with self._database.connection() as connection:
+            return await deliveries.lease(connection, door, owner, limit=limit, only=only)
 
     async def renew_delivery(self, session_id: UUID, owner: UUID) -> bool:
         """Return False where the lease is another's by now."""

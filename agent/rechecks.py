@@ -11,7 +11,7 @@ from agent.approvals.types import Approval
 from agent.run import Limits
 from agent.tools import catalogue
 from agent.tools.base import Tool
-from agent.types import Role
+from agent.types import Principal, Role
 from db.database import Tx
 
 Groups = dict[str, frozenset[str]] | None
@@ -48,19 +48,20 @@ class Rechecks:
             return f"The approved call was not run: {withheld}"
         if store.digest(store.canonical(approval.args)) != approval.args_digest:
             return "The arguments are not the ones that were approved, so the call was not run."
-        requester = await users.read(tx, approval.requested_by.user_id)
-        ruling = await self.ruling(tx, tool, approval.args, requester.user_id)
-        if ruling.verdict is Verdict.DENY or requester.disabled:
+        requester_id = approval.requested_by.user_id
+        known = await users.read_many(tx, [requester_id, *(vote.by.user_id for vote in approval.votes)])
+        ruling = await self.ruling(tx, tool, approval.args, requester_id)
+        if ruling.verdict is Verdict.DENY or known[requester_id].disabled:
             return "Policy denies this call by now, so it was not run."
         if approval.decided_by is None:
             return None if ruling.verdict is Verdict.AUTO else "Policy asks for this call by now; ask again."
-        return await self._lacking(tx, approval, ruling if ruling.verdict is Verdict.ASK else None, groups)
+        return self._lacking(approval, ruling if ruling.verdict is Verdict.ASK else None, known, groups)
 
-    async def _lacking(
-        self, tx: Tx, approval: Approval, asked_now: Ruling | None, groups: Groups
+    def _lacking(
+        self, approval: Approval, asked_now: Ruling | None, known: dict[UUID, Principal], groups: Groups
     ) -> str | list[str] | None:
         """Return what the votes lack, under the terms of then and of now."""
-        standing = await self._standing(tx, approval, asked_now, groups or {})
+        standing = self._standing(approval, asked_now, known, groups or {})
         needed_now = max(approval.quorum, asked_now.quorum if asked_now else 1)
         if standing >= needed_now:
             return None
@@ -74,14 +75,18 @@ class Rechecks:
             return f"The rules changed since this was approved, so it was not run. {doors.where(asked_now)}"
         return "Who approved this may not decide it any more, so it was not run. Ask again."
 
-    async def _standing(
-        self, tx: Tx, approval: Approval, asked_now: Ruling | None, groups: dict[str, frozenset[str]]
+    def _standing(
+        self,
+        approval: Approval,
+        asked_now: Ruling | None,
+        known: dict[UUID, Principal],
+        groups: dict[str, frozenset[str]],
     ) -> int:
         """Return how many of the approving votes are by people who may decide now: under the terms it was asked
         under, and under those of today."""
         ways = [approval, asked_now] if asked_now else [approval]
         votes = [vote for vote in policy.valid_approvals(approval) if all(doors.counts(vote, way) for way in ways)]
-        voters = await users.read_many(tx, [vote.by.user_id for vote in votes])
+        voters = {vote.by.user_id: known[vote.by.user_id] for vote in votes}
         terms = policy.terms_now(approval, asked_now)
         four_eyes = approval.four_eyes or (asked_now is not None and asked_now.four_eyes)
         return sum(

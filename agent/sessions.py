@@ -66,7 +66,11 @@ async def lock(tx: Tx, session_id: UUID) -> Session:
 
 async def read(tx: Tx, session_id: UUID) -> Session:
     """Return a live session; raises SessionNotFound or SessionExpired."""
-    row = await tx.fetchrow(sql.read, session_id)
+    return live(await tx.fetchrow(sql.read, session_id))
+
+
+def live(row: Any) -> Session:
+    """Return the session of a row that is there and not expired; raises SessionNotFound or SessionExpired."""
     if row is None:
         raise SessionNotFound
     if row["expired"]:
@@ -98,5 +102,4 @@ async def forget_checkpoints(tx: Tx, session_id: UUID) -> None:
 
 async def prune_checkpoints(tx: Tx, session_id: UUID) -> None:
     """Leave one checkpoint of a finished turn."""
-    for statement in (sql.prune_checkpoints, sql.prune_blobs, sql.forget_writes):
-        await tx.execute(statement, str(session_id))
+    await tx.execute(sql.prune_checkpoints, str(session_id))

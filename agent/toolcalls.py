@@ -131,8 +131,8 @@ class ToolCalls:
 
     async def _look(self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, groups: Groups) -> _Step:
         call_id = str(call["id"])
-        entry = await ledger.read(tx, run.session_id, call_id)
-        approval = await store.read_of_call(tx, run.session_id, call_id)
+        entry, was_asked = await ledger.read(tx, run.session_id, call_id)
+        approval = await store.read_of_call(tx, run.session_id, call_id) if was_asked else None
         if approval is not None:
             tool = self._registry.get(approval.tool_id)
         if approval is not None and entry is not None and entry.status is ExecutionStatus.UNKNOWN:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from agent import users
 from agent.errors import Invalid, NotFound
-from agent.types import Turn, TurnStatus, Usage
+from agent.types import Principal, Turn, TurnStatus, Usage
 from db import queries
 from db.database import Tx
 
@@ -31,9 +32,12 @@ class OpenTurn:
     """A turn that isn't final, with what a worker needs to know of it."""
 
     turn: Turn
+    requester: Principal
     kind: str
     attempts: int
     cancel_requested: bool
+    is_decided: bool
+    """Whether it waits for people no more: one of its approvals was settled, and nobody has acted on it yet."""
 
 
 def turn(row: Any) -> Turn:
@@ -89,18 +93,36 @@ async def read(tx: Tx, turn_id: UUID) -> Turn:
 
 async def open_of_session(tx: Tx, session_id: UUID, limit: int = 1) -> list[OpenTurn]:
     """Return the turn in hand, if any, then the mail in order."""
-    rows = await tx.fetch(sql.open_of_session, session_id, limit)
-    return [OpenTurn(turn(row), row["kind"], row["attempts"], row["cancel_requested"]) for row in rows]
+    return [
+        OpenTurn(
+            turn=turn(row),
+            requester=users.principal(row),
+            kind=row["kind"],
+            attempts=row["attempts"],
+            cancel_requested=row["cancel_requested"],
+            is_decided=row["is_decided"],
+        )
+        for row in await tx.fetch(sql.open_of_session, session_id, limit)
+    ]
 
 
-async def use(tx: Tx, turn_id: UUID, usage: Usage) -> None:
-    """Write what the turn has used so far."""
-    await tx.execute(sql.use, turn_id, usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.model_calls)
+async def park(tx: Tx, turn_id: UUID, used: Usage) -> None:
+    """Have the turn wait for people, and write what it has used so far."""
+    await tx.execute(sql.park, turn_id, *_counts(used))
 
 
 async def finish(
-    tx: Tx, turn_id: UUID, status: TurnStatus, *, reply: str | None = None, error: str | None = None
-) -> tuple[Usage, int] | None:
-    """Make a turn final; return its usage and the seq of its first event, or None where it was final already."""
-    row = await tx.fetchrow(sql.finish, turn_id, status.value, reply, error)
-    return (usage(row), row["first_seq"]) if row else None
+    tx: Tx,
+    turn_id: UUID,
+    status: TurnStatus,
+    *,
+    reply: str | None = None,
+    error: str | None = None,
+    used: Usage | None = None,
+) -> int | None:
+    """Make a turn final, with what it used if that is known; return its first event's seq, None if it was final."""
+    return await tx.fetchval(sql.finish, turn_id, status.value, reply, error, *(_counts(used) if used else [None] * 4))
+
+
+def _counts(used: Usage) -> tuple[int, int, int, int]:
+    return used.input_tokens, used.output_tokens, used.cached_tokens, used.model_calls

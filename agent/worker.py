@@ -97,6 +97,8 @@ class TurnWorker:
         epoch: int | None = None
         try:
             while not self._draining:
+                if epoch is not None and not await self._has_mail(session_id):
+                    return
                 async with self._database.transaction() as tx:
                     # The job's first statement: from here on the one who had the thread before writes nothing of it.
                     if epoch is not None:
@@ -113,6 +115,11 @@ class TurnWorker:
             return
         await self._hand_over(session_id)
 
+    async def _has_mail(self, session_id: UUID) -> bool:
+        """Whether there is more to do. What comes behind this look brings a job of its own."""
+        async with self._database.connection() as connection:
+            return await connection.fetchval(turns.sql.has_open, session_id)
+
     async def _hand_over(self, session_id: UUID) -> None:
         """Wake the thread for whoever works after us."""
         async with self._database.transaction() as tx:
@@ -126,9 +133,7 @@ class TurnWorker:
             if found[0].cancel_requested:
                 await self._endings.cancelled(tx, turn, epoch=epoch)
                 continue
-            if turn.status is TurnStatus.AWAITING_APPROVAL and not await tx.fetchval(
-                store.sql.unhandled, session_id, turn.turn_id
-            ):
+            if turn.status is TurnStatus.AWAITING_APPROVAL and not found[0].is_decided:
                 return None
             if found[0].attempts >= self._limits.attempts:
                 error = _TROUBLE.format(turn_id=turn.turn_id)
@@ -203,9 +208,7 @@ class TurnWorker:
             return await self._back_off(found, epoch)
 
     async def _run(self, found: OpenTurn, epoch: int) -> Run:
-        turn = found.turn
-        async with self._database.connection() as connection:
-            requester = await users.read(connection, turn.requester_id)
+        turn, requester = found.turn, found.requester
         if requester.chat_user and requester.display_name is None:
             await self._look_up(requester.user_id)
             async with self._database.connection() as connection:
@@ -267,8 +270,7 @@ class TurnWorker:
             if await tx.fetchval(store.sql.unhandled, run.session_id, run.turn_id):
                 await tx.execute(turns.sql.progressed, run.turn_id)
                 return True
-            await tx.execute(turns.sql.park, run.turn_id)
-            await turns.use(tx, run.turn_id, usage)
+            await turns.park(tx, run.turn_id, usage)
             pending = await store.of_turn(tx, run.turn_id)
             ids = [str(approval.approval_id) for approval in pending]
             await self._endings.tell(tx, found.turn, EventKind.TURN_WAITING, epoch=run.epoch, approval_ids=ids)

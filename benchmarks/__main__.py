@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from benchmarks import dojo, growth, policy, rest, scaling, slack, starting, tools, turns
+from benchmarks import api_figures, dojo, growth, policy, rest, scaling, slack, starting, tools, turns
 from benchmarks.database import Server, server
 from benchmarks.figures import Figure, table
 from benchmarks.subject import quiet
@@ -20,6 +20,8 @@ BENCHMARKS: dict[str, Callable[[Server], Awaitable[list[Figure]]]] = {
     "slack": slack.waits,
     "acks": slack.acks,
     "rest": rest.against_aegra,
+    "token": api_figures.token_check,
+    "first": api_figures.first_token,
     "start": starting.cold_start,
     "memory": starting.memory,
     "thread": growth.one_thread,

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from agent import sessions
 from agent.approvals.types import Decision
 from agent.tools.mcp import McpManager, McpServerConfig, Timing
-from agent.types import ThreadKey, TurnStatus
+from agent.types import EventKind, ThreadKey, TurnStatus
 from agent.users import api_key_principal
 from api.asgi import build_asgi
 from api.identity import KeyRing
@@ -77,7 +77,7 @@ class Product:
         return await timed(cycle, await self._sessions(n))
 
     async def _final(self, session_id: UUID, turn_id: UUID) -> None:
-        async with self._service.watch(session_id) as changed, asyncio.timeout(60):
+        async with self._service.watch(session_id, EventKind.TURN_COMPLETED) as changed, asyncio.timeout(60):
             while True:
                 changed.clear()
                 if (await self._service.read_turn(session_id, turn_id, by=ADMIN)).turn.status.is_final:

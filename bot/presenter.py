@@ -13,7 +13,7 @@ from bot.client import TryLater, web_client
 from bot.errands import Errands
 from bot.payloads import DOOR, Place
 from bot.posting import Poster
-from bot.rendering import Renderer, drawings
+from bot.rendering import HAS_SEQUEL, Renderer, drawings
 from bot.status import ThreadStatus
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ AT_ONCE = 20
 GRACE_S = 5.0
 _LONGEST_WAIT_S = 60.0
 _REQUEST_TIMEOUT_S = 30.0
+SEQUEL_S = 0.05
 
 
 class Presenter:
@@ -118,6 +119,10 @@ class Presenter:
         more = True
         while more:
             events = await self._service.read_events(session_id, after=progress.seq)
+            if events and events[-1].kind in HAS_SEQUEL:
+                # Drawn a moment later, the card is drawn once for all of it, and the call starts undisturbed.
+                await asyncio.sleep(SEQUEL_S)
+                events = await self._service.read_events(session_id, after=progress.seq)
             drawn = drawings(events)
             for event in events:
                 await self._renderer.render(place, event, draws=drawn.get(event.seq, ()))

@@ -34,6 +34,8 @@ _CARD = {
     EventKind.EXECUTION_STARTED,
     EventKind.EXECUTION_FINISHED,
 }
+HAS_SEQUEL = {EventKind.APPROVAL_CHANGED, EventKind.EXECUTION_STARTED}
+"""What is followed at once, as a rule, by more about the same card: a decision by its call, a call by its end."""
 _NEWS = {
     EventKind.APPROVAL_REASSIGNED,
     EventKind.APPROVAL_REMINDED,

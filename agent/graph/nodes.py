@@ -73,7 +73,7 @@ class Nodes:
     async def tool_call(self, state: CallState, runtime: Runtime[Run]) -> dict[str, list[BaseMessage]]:
         """Take one call to its result; while people must decide and no sibling is at work, interrupt."""
         run, call = runtime.context, state["call"]
-        async with self._hub.watch(run.session_id) as changed:
+        async with self._hub.watch(run.session_id, EventKind.APPROVAL_CHANGED) as changed:
             while True:
                 changed.clear()
                 async with run.busy():

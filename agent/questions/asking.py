@@ -120,7 +120,7 @@ class CallHost:
 
     async def _ask(self, message: str, shape: dict[str, Any]) -> Answer:
         question_id = uuid4()
-        async with self._asking.hub.watch(self._run.session_id) as changed:
+        async with self._asking.hub.watch(self._run.session_id, EventKind.QUESTION_SETTLED) as changed:
             try:
                 await self._open(question_id, message, shape)
                 status = await self._wait(question_id, changed)

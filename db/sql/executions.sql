@@ -1,6 +1,8 @@
 -- name: read
-SELECT tool_call_id, approval_id, args_digest, status, result, runs FROM executions
- WHERE session_id = $1 AND tool_call_id = $2;
+-- A call's entry, if it has one, and whether anybody was asked about it.
+SELECT e.tool_call_id, e.approval_id, e.args_digest, e.status, e.result, e.runs,
+       EXISTS (SELECT 1 FROM approvals WHERE session_id = $1 AND tool_call_id = $2) AS was_asked
+  FROM (VALUES (1)) one LEFT JOIN executions e ON e.session_id = $1 AND e.tool_call_id = $2;
 
 -- name: claim
 -- The compare-and-set in front of every run of a tool: who gets no row back does not run it.

@@ -55,14 +55,5 @@ DELETE FROM checkpoint_blobs WHERE thread_id = $1;
 DELETE FROM checkpoint_writes WHERE thread_id = $1;
 
 -- name: prune_checkpoints
--- Leaves the newest checkpoint of a finished turn; the transcript is what the agent remembers.
-DELETE FROM checkpoints c USING (
-       SELECT max(checkpoint_id) AS newest FROM checkpoints WHERE thread_id = $1 AND checkpoint_ns = '') k
- WHERE c.thread_id = $1 AND (c.checkpoint_id <> k.newest OR c.checkpoint_ns <> '');
-
--- name: prune_blobs
-DELETE FROM checkpoint_blobs b
- WHERE b.thread_id = $1 AND NOT EXISTS (
-       SELECT 1 FROM checkpoints c
-        WHERE c.thread_id = $1 AND c.checkpoint_ns = b.checkpoint_ns
-          AND c.checkpoint -> 'channel_versions' ->> b.channel = b.version);
+-- See opsagent_prune_checkpoints in the migration on round trips.
+SELECT opsagent_prune_checkpoints($1);
