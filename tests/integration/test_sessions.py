@@ -11,7 +11,7 @@ from agent.approvals.policy import Rule
 from agent.approvals.types import AlreadySettled, Approval, ApprovalStatus, Decision
 from agent.sessions import SessionExpired, SessionNotFound
 from agent.turns import IdempotencyKeyReused
-from agent.types import ChatUser, ThreadKey, TurnStatus
+from agent.types import ChatUser, EventKind, ThreadKey, TurnStatus
 from tests.fakes.model_script import Answer, Call
 from tests.integration.conftest import ADMIN, Floor
 
@@ -261,6 +261,18 @@ async def test_sessions_of_others_are_not_there(floor: Floor) -> None:
 
 
 # Expiry -----------------------------------------------------------------------------------------------------------
+
+
+async def test_who_waits_for_one_kind_of_event_is_not_woken_by_others(floor: Floor) -> None:
+    session_id = await floor.session()
+    async with (
+        floor.service.watch(session_id) as anything,
+        floor.service.watch(session_id, EventKind.TURN_WAITING) as waiting,
+        floor.service.watch(session_id, EventKind.TURN_CANCELLED, EventKind.TURN_COMPLETED) as ended,
+    ):
+        await floor.say(session_id, "hello")
+        await floor.until(lambda: anything.is_set() and ended.is_set())
+        assert not waiting.is_set()
 
 
 async def test_an_expired_session_says_so_until_it_is_swept_away(floor: Floor) -> None:

@@ -169,6 +169,19 @@ async def test_several_changes_of_one_card_in_a_batch_are_drawn_once(stage):
     assert "Done." in stage.read[0]
 
 
+async def test_a_decision_and_the_call_that_follows_it_are_drawn_once(stage, mocker):
+    mocker.patch("bot.presenter.SEQUEL_S", 1.0)
+    approval = stage.open()
+    await stage.delivered()
+    bob = Person(approval.approval_id, "bob", None, BOB)
+    stage.service.change(approval.approval_id, status=ApprovalStatus.APPROVED, decided_by=bob, decided_at=NOW)
+    await asyncio.sleep(0.3)  # the presenter has read of it by now
+    stage.service.change(approval.approval_id, EventKind.EXECUTION_FINISHED, execution=ExecutionStatus.SUCCEEDED)
+    await stage.delivered()
+    assert len(stage.slack.called("chat.update")) == 1
+    assert "Done." in stage.read[0]
+
+
 async def test_a_card_that_reads_the_same_is_left_alone(stage):
     approval = stage.open()
     await stage.delivered()
