@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import structlog
 from langchain_core.messages import ToolCall, ToolMessage
 
-from agent import attachments, audit, events, ledger, reruns, sessions, transcript, users
+from agent import audit, call_records, ledger, reruns, sessions, users
 from agent.approvals import grants, resolutions, store
 from agent.approvals.grants import Grant
 from agent.approvals.policy import Verdict
@@ -140,7 +140,7 @@ class ToolCalls:
             if word is not None and word.approval_id == approval.approval_id:
                 return await self._again(tx, run, call, tool, approval, entry, word, groups)
         if entry is not None and entry.is_finished:
-            return _message(call, entry.result or "", failed=entry.status is not ExecutionStatus.SUCCEEDED)
+            return call_records.message(call, entry.result or "", failed=entry.status is not ExecutionStatus.SUCCEEDED)
         if entry is not None:
             return await self._take_up(tx, run, call, tool, approval, entry, groups)
         if approval is not None:
@@ -150,22 +150,23 @@ class ToolCalls:
     async def _first(self, tx: Tx, run: Run, call: ToolCall, tool: Tool | None, groups: Groups) -> _Step:
         """A call nobody has looked at yet."""
         if tool is None:
-            return await self._refused(tx, run, call, f"There is no tool named {call['name']!r} here.")
+            return await call_records.refused(tx, run, call, f"There is no tool named {call['name']!r} here.")
         if UNPARSABLE in call["args"]:
-            return await self._refused(tx, run, call, _NOT_EXACT)
+            return await call_records.refused(tx, run, call, _NOT_EXACT)
         try:
             canonical = store.canonical(call["args"])
         except InvalidArguments as error:
-            return await self._refused(tx, run, call, error.message)
+            return await call_records.refused(tx, run, call, error.message)
         args = json.loads(canonical)
         if (wrong := validate(tool.spec, args)) is not None:
-            return await self._refused(tx, run, call, wrong)
+            return await call_records.refused(tx, run, call, wrong)
         if (withheld := await catalogue.withheld(tx, tool.spec)) is not None:
-            return await self._refused(tx, run, call, withheld)
+            return await call_records.refused(tx, run, call, withheld)
         ruling = await self._rechecks.ruling(tx, tool, args, run.requester.user_id)
         if ruling.verdict is Verdict.DENY:
-            refused = await self._refused(tx, run, call, f"Policy denies {tool.spec.name} here. Don't try it again.")
-            await self._note(tx, run, call, Kind.CALL_DENIED, tool.spec.name, None, digest=store.digest(canonical))
+            name, digest = tool.spec.name, store.digest(canonical)
+            refused = await call_records.refused(tx, run, call, f"Policy denies {name} here. Don't try it again.")
+            await call_records.note(tx, run, call, Kind.CALL_DENIED, name, None, digest=digest)
             return refused
         if ruling.verdict is Verdict.AUTO:
             return await self._claim(tx, run, call, tool, args, approval=None)
@@ -188,7 +189,7 @@ class ToolCalls:
             requested_by=run.requester.user_id,
             ruling=ruling,
         )
-        await self._tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
+        await call_records.tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
         if grant is not None:
             return await self._spared(tx, run, call, tool, approval_id, grant, groups)
         opened = {"tool_name": tool.spec.name, "args_digest": store.digest(canonical), "status": "pending"}
@@ -245,12 +246,12 @@ class ToolCalls:
         if approval.status is ApprovalStatus.PENDING:
             return Waiting(approval.approval_id)
         if approval.status is not ApprovalStatus.APPROVED:
-            return await self._refused(tx, run, call, _why_not(approval), approval)
+            return await call_records.refused(tx, run, call, call_records.why_not(approval), approval)
         why = await self._rechecks.obstacle(tx, tool, approval, groups)
         if isinstance(why, list):
             return _NeedsGroups(why)
         if why is not None:
-            return await self._void(tx, run, call, approval, why)
+            return await call_records.void(tx, run, call, approval, why)
         assert tool
         return await self._claim(tx, run, call, tool, approval.args, approval=approval)
 
@@ -272,9 +273,11 @@ class ToolCalls:
             raise RuntimeError("The ledger has a claim that was not there a moment ago, under the thread's lock.")
         if approval_id is not None:
             await tx.execute(store.sql.handle, approval_id)
-        await self._tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, tool.spec.name, approval_id)
-        used = _identity(tool)
-        await self._note(tx, run, call, Kind.EXECUTION_STARTED, tool.spec.name, approval_id, digest=digest, **used)
+        await call_records.tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, tool.spec.name, approval_id)
+        used = call_records.identity(tool)
+        await call_records.note(
+            tx, run, call, Kind.EXECUTION_STARTED, tool.spec.name, approval_id, digest=digest, **used
+        )
         return _Claimed(tool, args, approval)
 
     async def _take_up(
@@ -300,7 +303,8 @@ class ToolCalls:
             await ledger.claim_again(tx, run.session_id, str(call["id"]))
             step = _Claimed(tool, args, approval)
         else:
-            step = await self._record(tx, run, call, ToolResult(UNKNOWN_OUTCOME, Outcome.UNKNOWN), tool, approval)
+            unknown = ToolResult(UNKNOWN_OUTCOME, Outcome.UNKNOWN)
+            step = await call_records.record(tx, run, call, unknown, tool, approval)
         await self._note_closed(tx, closed)
         return step
 
@@ -325,16 +329,16 @@ class ToolCalls:
         if tool is None or why is not None:
             text = why or UNKNOWN_OUTCOME
             await reruns.note(tx, run, approval, text)
-            return _message(call, text, failed=True)
+            return call_records.message(call, text, failed=True)
         digest = approval.args_digest
         if not await ledger.claim_resolved(
             tx, run.session_id, str(call["id"]), turn_id=run.turn_id, args_digest=digest
         ):
             raise RuntimeError("The ledger has a claim that was not there a moment ago, under the thread's lock.")
         name, approval_id = tool.spec.name, approval.approval_id
-        await self._tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, name, approval_id)
+        await call_records.tell_execution(tx, run, call, EventKind.EXECUTION_STARTED, name, approval_id)
         resolution = {"resolution_id": word.resolution_id, "resolved_by": word.resolved_by}
-        await self._note(tx, run, call, Kind.EXECUTION_STARTED, name, approval_id, digest=digest, **resolution)
+        await call_records.note(tx, run, call, Kind.EXECUTION_STARTED, name, approval_id, digest=digest, **resolution)
         return _Claimed(tool, approval.args, approval)
 
     async def _execute(self, run: Run, call: ToolCall, claimed: _Claimed) -> ToolMessage:
@@ -358,7 +362,7 @@ class ToolCalls:
         async with self._database.transaction() as tx:
             await sessions.fence(tx, run.session_id, run.epoch)
             closed = await self._close_questions(tx, run, call) if host.asked else []
-            message = await self._record(tx, run, call, result, claimed.tool, claimed.approval)
+            message = await call_records.record(tx, run, call, result, claimed.tool, claimed.approval)
             await self._note_closed(tx, closed)
             return message
 
@@ -369,127 +373,3 @@ class ToolCalls:
     async def _note_closed(self, tx: Tx, closed: list[UUID]) -> None:
         for question_id in closed:
             await questions.note_settled(tx, question_id, QuestionStatus.CANCELLED, reason="The call ended.")
-
-    async def _record(
-        self, tx: Tx, run: Run, call: ToolCall, result: ToolResult, tool: Tool | None, approval: Approval | None
-    ) -> ToolMessage:
-        call_id, name = str(call["id"]), tool.spec.name if tool else call["name"]
-        approval_id = approval.approval_id if approval else None
-        if result.outcome is Outcome.UNKNOWN and approval_id is None and tool is not None:
-            approval_id = await self._resolvable(tx, run, call, tool)
-        decided = approval is not None
-        kept, line = await attachments.keep(tx, run.session_id, run.turn_id, call_id, name, result, decided=decided)
-        if line:
-            result = replace(result, text=f"{result.text}\n{line}")
-        await ledger.finish(tx, run.session_id, call_id, status=ExecutionStatus(result.outcome), result=result.text)
-        if approval is not None and approval.turn_id != run.turn_id:
-            await reruns.note(tx, run, approval, result.text)
-        else:
-            await self._append(tx, run, call, result.text)
-        told: dict[str, Any] = {"status": result.outcome.value, **({"attachments": kept} if kept else {})}
-        await self._tell_execution(tx, run, call, EventKind.EXECUTION_FINISHED, name, approval_id, **told)
-        await self._note(
-            tx,
-            run,
-            call,
-            Kind.EXECUTION_FINISHED,
-            name,
-            approval_id,
-            status=result.outcome.value,
-            result_digest=store.digest(result.text),
-            **_identity(tool),
-        )
-        return _message(call, result.text, failed=result.outcome is not Outcome.SUCCEEDED)
-
-    async def _resolvable(self, tx: Tx, run: Run, call: ToolCall, tool: Tool) -> UUID:
-        """Give an automatic call whose outcome is unknown an approval row, so people can see and resolve it."""
-        approval_id = await store.insert_automatic(
-            tx,
-            session_id=run.session_id,
-            turn_id=run.turn_id,
-            tool_call_id=str(call["id"]),
-            tool_id=tool.spec.tool_id,
-            tool_name=tool.spec.name,
-            schema_hash=tool.spec.schema_hash,
-            args=store.canonical(call["args"]),
-            requested_by=run.requester.user_id,
-        )
-        await tx.execute(ledger.sql.attach, run.session_id, str(call["id"]), approval_id)
-        await self._tell(tx, run, EventKind.APPROVAL_OPENED, approval_id=str(approval_id))
-        return approval_id
-
-    async def _void(self, tx: Tx, run: Run, call: ToolCall, approval: Approval, why: str) -> ToolMessage:
-        """An approval that may not be acted on: it ends as cancelled, with the reason."""
-        await store.save(tx, approval, replace(approval, status=ApprovalStatus.CANCELLED, reason=why))
-        await self._tell(
-            tx,
-            run,
-            EventKind.APPROVAL_CHANGED,
-            approval_id=str(approval.approval_id),
-            status=ApprovalStatus.CANCELLED.value,
-        )
-        message = await self._refused(tx, run, call, why, approval)
-        data = {"status": ApprovalStatus.CANCELLED.value, "tool_name": approval.tool_name, "reason": why}
-        await audit.record(tx, Kind.APPROVAL_SETTLED, actor=None, subject=approval.approval_id, data=data)
-        return message
-
-    async def _refused(
-        self, tx: Tx, run: Run, call: ToolCall, why: str, approval: Approval | None = None
-    ) -> ToolMessage:
-        """The call does not run; the model and the transcript are told why."""
-        if approval is not None:
-            await tx.execute(store.sql.handle, approval.approval_id)
-        await self._append(tx, run, call, why)
-        return _message(call, why, failed=True)
-
-    async def _append(self, tx: Tx, run: Run, call: ToolCall, text: str) -> None:
-        await transcript.append(
-            tx,
-            run.session_id,
-            message_id=transcript.step_id(run.turn_id, "tool", call["id"]),
-            turn_id=run.turn_id,
-            role="tool",
-            content=text,
-            tool_call_id=str(call["id"]),
-            tool_name=call["name"],
-        )
-
-    async def _note(
-        self, tx: Tx, run: Run, call: ToolCall, kind: Kind, name: str, approval_id: UUID | None, **data: Any
-    ) -> None:
-        """Write the audit entry; it comes last in its transaction."""
-        body = {"tool_name": name, "tool_call_id": call["id"], "session_id": run.session_id, **data}
-        await audit.record(tx, kind, actor=run.requester.user_id, subject=approval_id or str(call["id"]), data=body)
-
-    async def _tell(self, tx: Tx, run: Run, kind: EventKind, **data: Any) -> None:
-        await events.append(tx, run.session_id, kind, data, turn_id=run.turn_id, epoch=run.epoch)
-
-    async def _tell_execution(
-        self, tx: Tx, run: Run, call: ToolCall, kind: EventKind, name: str, approval_id: UUID | None, **data: Any
-    ) -> None:
-        shown = str(approval_id) if approval_id else None
-        await self._tell(tx, run, kind, tool_call_id=call["id"], tool_name=name, approval_id=shown, **data)
-
-
-def _identity(tool: Tool | None) -> dict[str, Any]:
-    """Whose rights the call uses beside its requester's word: a server's service account, never another person's."""
-    if tool is None or tool.spec.server is None:
-        return {}
-    return {"server": tool.spec.server, "credentials": tool.spec.credentials}
-
-
-def _message(call: ToolCall, text: str, *, failed: bool) -> ToolMessage:
-    return ToolMessage(text, tool_call_id=str(call["id"]), name=call["name"], status="error" if failed else "success")
-
-
-def _why_not(approval: Approval) -> str:
-    """Say to the model what people decided; an expiry is not a rejection."""
-    if approval.status is ApprovalStatus.EXPIRED:
-        return "Nobody decided this in time: the approval expired and the call was not run. Nobody rejected it."
-    who = approval.decided_by.display_name or approval.decided_by.username if approval.decided_by else "an approver"
-    said = f' They said: "{approval.reason}".' if approval.reason else ""
-    if approval.status is ApprovalStatus.CANCELLED:
-        if approval.decided_by is None:
-            return approval.reason or "This call was cancelled and not run."
-        return f"Cancelled by {who} before it was decided; the call was not run, and nobody rejected it.{said}"
-    return f"Rejected by {who}; the call was not run.{said} Don't call it again unless you are asked to."

@@ -16,6 +16,7 @@ import httpx
 import jwt
 import pytest
 import structlog
+from pytest_mock import MockerFixture
 
 from agent import tokens
 from agent.tokens import Signer
@@ -380,6 +381,16 @@ async def raw(port: int, request: bytes) -> bytes:
         answer = await reader.read()
     writer.close()
     return answer
+
+
+async def test_a_body_that_trickles_in_is_408_and_changes_nothing(floor: Floor, mocker: MockerFixture) -> None:
+    mocker.patch("api.bodies._SLOWEST_S", 0.5)
+    async with serving(door_over(floor.service)) as port:
+        head = f"POST /api/sessions HTTP/1.1\r\nHost: t\r\nX-API-Key: {API_KEY}\r\nContent-Type: application/json\r\n"
+        answer = await raw(port, f'{head}Content-Length: 100\r\n\r\n{{"title": '.encode())
+    assert answer.startswith(b"HTTP/1.1 408"), answer[:200]
+    assert b"body_too_slow" in answer
+    assert await floor.sql("SELECT 1 FROM user_sessions") == []
 
 
 async def test_a_frame_that_claims_to_be_huge_is_not_waited_for(floor: Floor) -> None:
