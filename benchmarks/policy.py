@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from agent.approvals import policy
-from agent.approvals.conditions import MOST
+from agent.approvals.conditions import MOST, When
 from agent.tools import catalogue
 from benchmarks.database import Server
 from benchmarks.figures import Figure, at_most
+from benchmarks.instant_tools import InstantTools
 from benchmarks.subject import started
 from db.database import Database
 
@@ -86,18 +87,19 @@ def _percent(value: float) -> str:
 
 async def _with_reading(server: Server) -> float:
     """Return the CPU of reading the row from the database and deciding."""
-    tool_id, name = uuid4(), await server.fresh()
+    spec, name = InstantTools().restart.spec, await server.fresh()
+    when = tuple(When(one["args"], one["decision"]) for one in _conditions(MOST))
+    rule = policy.Rule(auto_execute=False, approval_required=True, when=when)
     database = Database(server.address(name), max_size=2)
     await database.open()
     try:
         async with database.connection() as connection:
-            values = [tool_id, "restart", False, True, None, None, None, None, _conditions(MOST), None, None]
-            await connection.execute(catalogue.sql.save_default, *values)
+            await catalogue.save_row(connection, spec, rule, user_id=None, by_admin=True, beneath=None)
             rounds: list[float] = []
             for _ in range(ROUNDS):
                 begun = time.process_time()
                 for _ in range(EACH):
-                    default, own = await catalogue.rows(connection, tool_id, UUID(int=1))
+                    default, own = await catalogue.rows(connection, spec.tool_id, UUID(int=1))
                     policy.rule_on(_ARGS, read_only=False, default=default, own=own)
                 rounds.append((time.process_time() - begun) * 1000 / EACH)
         return median(rounds)
