@@ -1,7 +1,7 @@
 """The event log: facts in order per session, and who is told of new ones."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,6 +43,8 @@ class Hub:
         self._database = database
         self._sessions: defaultdict[UUID, dict[asyncio.Event, frozenset[str]]] = defaultdict(dict)
         self._doors: defaultdict[str, set[asyncio.Queue[UUID | None]]] = defaultdict(set)
+        self.heard: Counter[str] = Counter()
+        """Events by kind, since this process listens."""
         self.on_cancel: Callable[[UUID | None], None] = lambda _session_id: None
         self.on_user_change: Callable[[UUID | None], None] = lambda _user_id: None
         self.on_tools_change: Callable[[str | None], None] = lambda _what: None
@@ -78,6 +80,7 @@ class Hub:
             return
         session, what, door = payload.split(" ")
         session_id, kind = UUID(session), what.partition(":")[2]
+        self.heard[kind] += 1
         for event, kinds in self._sessions.get(session_id, {}).items():
             if not kinds or kind in kinds:
                 event.set()

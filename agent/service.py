@@ -6,6 +6,7 @@ from agent.approval_verbs import ApprovalVerbs
 from agent.authentication import Authentication
 from agent.changes import Changes
 from agent.conversations import Conversations, Submitted, TurnView
+from agent.figures import Reporting
 from agent.outgoing import Outgoing
 from agent.policies import Policies
 from agent.records import Records
@@ -28,6 +29,7 @@ class AgentService(
     Accounts,
     Authentication,
     Records,
+    Reporting,
     Outgoing,
 ):
     """What doors call. It never decides by what a door says, only by what is stored.

@@ -15,6 +15,7 @@ from api.console.login import ConsoleCookie, OneTimeTokens
 from api.console.routes import mount_console
 from api.door import Door, Patience
 from api.identity import Identity, KeyRing
+from api.metrics import Metrics
 from api.problems import ProblemDocument, handle_problems
 from api.quotas import Quotas
 from api.requests import Faults, HeadLimit, RequestLog
@@ -57,7 +58,7 @@ _TAGS = [
     {"name": "mcp servers", "description": "Where tools come from: registered, tried out, and accepted by admins."},
     {"name": "audit", "description": "Who did what: append-only, and each entry's hash covers the one before it."},
     {"name": "console", "description": "What the web console asks about itself."},
-    {"name": "health", "description": "Liveness and readiness; no key needed."},
+    {"name": "health", "description": "Liveness, readiness and figures; no key needed."},
 ]
 
 _ROUTERS = (
@@ -115,6 +116,7 @@ def build_asgi(
         open_registration=open_registration,
     )
     app.state.readiness = readiness
+    app.state.metrics = Metrics(service, release)
     handle_problems(app)
     # The last one added is the outermost.
     for middleware in (SizeLimit, Faults, HeadLimit, SafeHeaders, RequestLog):

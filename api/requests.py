@@ -50,7 +50,10 @@ class RequestLog:
             try:
                 await self._app(scope, receive, told)
             finally:
-                _tell(scope, status, time.perf_counter() - begun)
+                taken_s = time.perf_counter() - begun
+                _tell(scope, status, taken_s)
+                if scope["type"] == "http":
+                    scope["app"].state.metrics.count(scope, status, taken_s)
 
 
 def _tell(scope: Scope, status: int, taken_s: float) -> None:

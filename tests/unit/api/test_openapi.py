@@ -50,6 +50,7 @@ GET /api/audit
 GET /api/audit/verify
 GET /healthz
 GET /readyz
+GET /metrics
 """.strip().splitlines()
 
 
