@@ -17,7 +17,7 @@ from bot.lookalikes import found
         ({"command": "kubectl get pods"}, []),
         ({"path": "/srv/\u043e\u0442\u0447\u0451\u0442.txt"}, []),
         ({"text": "\u043f\u0435\u0440\u0435\u0437\u0430\u043f\u0443\u0441\u0442\u0438 web"}, []),
-        ({"text": "Slack\u3067\u901a\u77e5, caf\u00e9, na\u00efve, m\u00b2, Stra\u00dfe"}, []),
+        ({"text": "Slack\u3067\u901a\u77e5, caf\u00e9, na\u00efve, m\u00b2, Stra\u00dfe, kap\u0131"}, []),
         ({}, []),
     ],
 )
