@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Any
 
 _SHOWN = 5
@@ -52,11 +53,16 @@ def _is_styled(char: str) -> bool:
     return not char.isascii() and char.isalpha() and unicodedata.normalize("NFKC", char).isascii()
 
 
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for name, inner in value.items() for text in [name, *_texts(inner)]]
-    if isinstance(value, list):
-        return [text for inner in value for text in _texts(inner)]
-    return []
+def _texts(value: Any) -> Iterator[str]:
+    """Yield names and texts in order. Not by recursion: arguments may be nested deeper than it goes."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text):
+                yield text
+            case dict(named):
+                left.extend(reversed([part for pair in named.items() for part in pair]))
+            case list(items):
+                left.extend(reversed(items))
+            case _:
+                pass

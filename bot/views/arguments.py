@@ -63,7 +63,7 @@ def modal_blocks(approval: Approval) -> list[Block]:
 
 def lookalikes(approval: Approval) -> str | None:
     """Return a line of mrkdwn that names the words whose letters only pass for Latin ones, if there are any."""
-    words = [f"`{mrkdwn.cut(word, 60)}`" for word in found(approval.args)]
+    words = [f"`{mrkdwn.cut(mrkdwn.visible(word), 60)}`" for word in found(approval.args)]
     return f":warning: *Letters that only look like Latin ones:* {', '.join(words)}" if words else None
 
 

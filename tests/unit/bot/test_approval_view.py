@@ -84,6 +84,12 @@ def test_letters_that_pass_for_latin_ones_are_flagged_until_it_is_settled(show):
     assert "only look like" not in shown_of(show(settled))
 
 
+def test_nothing_hides_in_a_word_that_is_flagged():
+    text = shown_of(approval_card(approval(args={"host": "\u0440ay-\u3164"})))
+    assert "only look like" in text
+    assert "\\u3164" not in text.replace("\\\\u3164", "")
+
+
 def shown_of(view):
     return json.dumps(view["blocks"] if isinstance(view, dict) else view.blocks)
 

@@ -23,3 +23,10 @@ from bot.lookalikes import found
 )
 def test_words_of_mixed_letters_are_named_and_no_others(args: dict[str, object], words: list[str]) -> None:
     assert found(args) == words
+
+
+def test_arguments_may_be_nested_as_deep_as_they_can_be_asked_for() -> None:
+    args: dict[str, object] = {"host": "\u0440ay"}
+    for _ in range(450):
+        args = {"a": [args]}
+    assert found(args) == ["\\u0440ay"]
