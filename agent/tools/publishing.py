@@ -41,6 +41,7 @@ class Followed:
         self._sealer = sealer
         self._manager = manager
         self._of_file = tuple(of_file)
+        self._noted = False
         self._registered: dict[UUID, McpServerConfig] = {}
         self._unusable: dict[UUID, tuple[str, str, str]] = {}
         self._worker_id = uuid4()
@@ -48,11 +49,10 @@ class Followed:
 
     async def follow(self) -> None:
         """Read the rows and have exactly these servers beside the file's; the file's own names come first."""
-        async with self._database.transaction() as tx:
-            rows = await mcp_rows.read_all(tx)
-            logins = await mcp_oauth_rows.by_server(tx)
-            for config in self._of_file:
-                await pins.note_address(tx, config.name, config.transport, config.address_hash)
+        await self._note_addresses()
+        async with self._database.connection() as connection:
+            rows = await mcp_rows.read_all(connection)
+            logins = await mcp_oauth_rows.by_server(connection)
         taken = {config.name.lower() for config in self._of_file}
         found: dict[UUID, McpServerConfig] = {}
         unusable: dict[UUID, tuple[str, str, str]] = {}
@@ -75,6 +75,17 @@ class Followed:
         self._registered, self._unusable = found, unusable
         self._manager.configure([*self._of_file, *found.values()])
         await self.report()
+
+    async def _note_addresses(self) -> None:
+        """Note where the file's servers are, once: it is read at start, and two replicas that differ must not void what
+        was approved whenever they look."""
+        if self._noted:
+            return
+        for config in self._of_file:
+            # One at a time: what is written to the audit log comes last in its transaction.
+            async with self._database.transaction() as tx:
+                await pins.note_address(tx, config.name, config.transport, config.address_hash)
+        self._noted = True
 
     async def report(self, *, always: bool = True) -> None:
         """Write down how each server is doing here, if it is doing differently than before."""

@@ -13,8 +13,11 @@ import pytest
 from agent.accounts import AdminsOnly
 from agent.approvals.policy import Rule
 from agent.approvals.types import Decision
+from agent.sealing import Sealer
 from agent.servers import FromFile, NameTaken, Patch, SecretsNeeded, SecretsUnreadable
+from agent.tools.mcp import McpManager, McpServerConfig
 from agent.tools.mcp_checks import NotConfirmed, Wanted
+from agent.tools.publishing import Followed
 from tests.fakes.mcp_floor import KEY, OTHER_KEY, following, names, offered, open_probe, register, wanted
 from tests.fakes.mcp_servers import HttpProbe, StdioProbe
 from tests.fakes.product import Product, make_home, remove_home, run_command
@@ -148,8 +151,9 @@ async def test_what_was_approved_of_a_server_of_the_file_counts_no_more_once_it_
     async with following(dsn, of_file=(http.config("desk"),), work=False) as floor:
         assert await floor.sql("SELECT 1 FROM audit_log WHERE kind = 'server.changed'") == []
     other = replace(http.config("desk"), url=f"http://localhost:{http.port}/mcp")
-    async with following(dsn, of_file=(other,)) as floor:
+    async with following(dsn, of_file=(other,), work=False) as floor:
         await offered(floor, "echo")
+        await floor.core.turns.advance(decided_in)
         for approval_id in (pending, decided):
             async with asyncio.timeout(45):
                 while (now := await floor.service.read_approval(approval_id, by=ADMIN)).status.value != "cancelled":
@@ -158,6 +162,27 @@ async def test_what_was_approved_of_a_server_of_the_file_counts_no_more_once_it_
         (entry,) = await floor.sql("SELECT data FROM audit_log WHERE kind = 'server.changed'")
         assert json.loads(entry["data"]) == {"name": "desk", "transport": "streamable_http", "moved": True}
         assert http.count("echo") == 0
+
+
+def of_file(floor: Floor, port: int, *names: str) -> Followed:
+    """A replica whose file says that these servers are at this port."""
+    file = [McpServerConfig(name, url=f"http://127.0.0.1:{port}/mcp") for name in names]
+    return Followed(floor.core.database, Sealer((KEY,)), McpManager(file), file)
+
+
+async def test_a_replica_with_another_file_voids_what_was_approved_once_and_not_whenever_it_looks(floor: Floor) -> None:
+    old, new = of_file(floor, 1, "desk"), of_file(floor, 2, "desk")
+    for replica in (old, new, old, new, old):
+        await replica.follow()
+    assert len(await floor.sql("SELECT 1 FROM audit_log WHERE kind = 'server.changed'")) == 1
+
+
+async def test_replicas_that_name_moved_servers_in_another_order_do_not_wait_for_each_other(floor: Floor) -> None:
+    await of_file(floor, 1, "one", "two").follow()
+    for port in range(2, 22, 2):
+        one, two = of_file(floor, port, "one", "two"), of_file(floor, port + 1, "two", "one")
+        await asyncio.gather(one.follow(), two.follow())
+    assert len(await floor.sql("SELECT 1 FROM audit_log WHERE kind = 'server.changed'")) == 40
 
 
 async def test_a_trial_tells_what_a_server_offers_and_what_is_wrong(floor: Floor, http: HttpProbe) -> None:
