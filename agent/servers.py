@@ -96,6 +96,9 @@ class Servers(Part):
             made = await tx.fetchval(sql.insert, server_id, *self._columns(server_id, wanted), admin.user_id)
             if made is None:
                 raise NameTaken(taken)
+            # The operator's file may have had a server of this name: what was approved of that one is not for this.
+            await tx.execute(sql.forget_file_server, wanted.name)
+            await tx.execute(pins.sql.accept_anew, wanted.name, admin.user_id)
             if wanted.oauth is not None:
                 await mcp_oauth_rows.save(tx, self._house.sealer, server_id, wanted.oauth)
             view = await self._server_view(tx, server_id)

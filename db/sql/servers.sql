@@ -62,8 +62,12 @@ SELECT worker_id, server_id, name, transport, is_file, connected, protocol, tool
 SELECT name, created_by FROM mcp_servers;
 
 -- name: file_server_moved
--- Note where a server of the operator's file is; true where it was somewhere else before, nothing where it stays.
+-- Note where a server of the operator's file is; true where it was somewhere else before, or a registered one had its
+-- name, nothing where it stays.
 INSERT INTO mcp_file_servers (name, address_hash) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET address_hash = EXCLUDED.address_hash, changed_at = now()
  WHERE mcp_file_servers.address_hash <> EXCLUDED.address_hash
-RETURNING xmax <> 0;
+RETURNING xmax <> 0 OR EXISTS (SELECT 1 FROM mcp_servers WHERE lower(mcp_servers.name) = lower($1));
+
+-- name: forget_file_server
+DELETE FROM mcp_file_servers WHERE name = $1;

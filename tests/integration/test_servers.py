@@ -13,6 +13,7 @@ import pytest
 from agent.accounts import AdminsOnly
 from agent.approvals.policy import Rule
 from agent.approvals.types import Decision
+from agent.egress import EgressPolicy
 from agent.sealing import Sealer
 from agent.servers import FromFile, NameTaken, Patch, SecretsNeeded, SecretsUnreadable
 from agent.tools.mcp import McpManager, McpServerConfig
@@ -25,6 +26,7 @@ from tests.fakes.rest import OPERATOR, client_of, door_over
 from tests.integration.conftest import ADMIN, Floor
 
 AUTO = Rule(auto_execute=True, approval_required=False)
+LOCAL = EgressPolicy.of(["127.0.0.1", "localhost"])
 SECRET = "obviously-fake-server-secret"
 
 
@@ -162,6 +164,30 @@ async def test_what_was_approved_of_a_server_of_the_file_counts_no_more_once_it_
         (entry,) = await floor.sql("SELECT data FROM audit_log WHERE kind = 'server.changed'")
         assert json.loads(entry["data"]) == {"name": "desk", "transport": "streamable_http", "moved": True}
         assert http.count("echo") == 0
+
+
+@pytest.mark.parametrize("was_in_file", [True, False])
+async def test_nor_once_another_server_has_its_name_be_it_the_files_or_a_registered_one(
+    dsn: str, http: HttpProbe, was_in_file: bool
+) -> None:
+    file = http.config("desk")
+    registered = replace(at(http), name="desk", url=f"http://localhost:{http.port}/mcp")
+    async with following(dsn, of_file=(file,) if was_in_file else (), egress=LOCAL, work=False) as floor:
+        if not was_in_file:
+            await floor.service.register_server(registered, by=ADMIN)
+        await offered(floor, "echo")
+        session_id = await floor.session()
+        await floor.service.submit_message(session_id, '{{tool echo {"text": "db"}}}', by=ADMIN)
+        await floor.core.turns.advance(session_id)
+        ((approval_id,),) = await floor.sql("SELECT approval_id FROM approvals")
+    async with following(dsn, of_file=() if was_in_file else (file,), egress=LOCAL, work=False) as floor:
+        if was_in_file:
+            await floor.sql("DELETE FROM mcp_health")  # as minutes later: nobody has the old one any more
+            await floor.service.register_server(registered, by=ADMIN)
+        await offered(floor, "echo")
+        async with asyncio.timeout(45):
+            while (await floor.service.read_approval(approval_id, by=ADMIN)).status.value != "cancelled":
+                await asyncio.sleep(0.05)
 
 
 def of_file(floor: Floor, port: int, *names: str) -> Followed:
