@@ -36,7 +36,7 @@ UNKNOWN_OUTCOME = (
 UNPARSABLE = "_unparsable"
 """The key under which arguments travel that were no exact JSON."""
 _NOT_EXACT = (
-    "The arguments of this call were not JSON that can be read exactly, so nothing was run. Send very large integers "
+    "The arguments of this call were not JSON that can be read exactly, so nothing was run. Send very large numbers "
     "as strings, and neither NaN nor Infinity."
 )
 _TOOL_RETURNS_S = 10.0

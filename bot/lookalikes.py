@@ -39,7 +39,7 @@ def _deceives(token: str) -> bool:
         return False
     # A word of another alphabet beside a Latin one is honest, unless all of it could be read as Latin.
     return any(
-        all(char.isascii() or char in _ALIKE for char in letters) and not letters.isascii()
+        any(char in _ALIKE for char in letters) and all(char in _ALIKE or _is_latin(char) for char in letters)
         for letters in _LETTERS.findall(token)
     )
 
@@ -48,9 +48,16 @@ def _passes(char: str) -> bool:
     return char in _ALIKE or _is_styled(char)
 
 
+def _is_latin(char: str) -> bool:
+    return char.isascii() or unicodedata.name(char, "").startswith("LATIN ")
+
+
 def _is_styled(char: str) -> bool:
     """Whether Unicode itself calls it another form of a Latin letter: full width, mathematical, a ligature."""
-    return not char.isascii() and char.isalpha() and unicodedata.normalize("NFKC", char).isascii()
+    # What is raised or lowered is seen as that: 1\u00aa, n\u00ba.
+    if char.isascii() or not char.isalpha() or unicodedata.decomposition(char).startswith(("<super>", "<sub>")):
+        return False
+    return unicodedata.normalize("NFKC", char).isascii()
 
 
 def _texts(value: Any) -> Iterator[str]:

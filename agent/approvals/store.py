@@ -40,13 +40,20 @@ class ApprovalNotFound(NotFound):
 def canonical(args: dict[str, Any]) -> str:
     """Return the canonical JSON (RFC 8785) of arguments; raises InvalidArguments for what it can't express."""
     try:
-        exact = rfc8785.dumps(args)
-        # What is read back must be writable again: a float of 2^53 or more comes back as an integer too large for it.
-        return rfc8785.dumps(json.loads(exact)).decode()
+        exact = rfc8785.dumps(args).decode()
+        json.loads(exact, parse_int=_readable)
+        return exact
     except (ValueError, UnicodeError, RecursionError) as error:
         raise InvalidArguments(
             f"These arguments have no exact JSON form ({error}): send very large numbers as strings."
         ) from error
+
+
+def _readable(digits: str) -> int:
+    """A float of 2^53 or more is written as an integer, which nobody could write again."""
+    if abs(number := int(digits)) >= 2**53:
+        raise ValueError(f"{digits} is too large")
+    return number
 
 
 def digest(canonical_args: str) -> str:

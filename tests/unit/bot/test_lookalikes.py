@@ -14,10 +14,12 @@ from bot.lookalikes import found
         ({"a": {"n\u03bfde": [1, None, True]}}, ["n\\u03bfde"]),
         ({"a": "db-\u0430\u0441", "b": "db-\u0430\u0441"}, ["db-\\u0430\\u0441"]),
         ({"a": " ".join(f"web{n}-\u0430" for n in range(9))}, [f"web{n}-\\u0430" for n in range(5)]),
+        ({"host": "c\u0430f\u00e9.example"}, ["c\\u0430f\u00e9.example"]),
         ({"command": "kubectl get pods"}, []),
         ({"path": "/srv/\u043e\u0442\u0447\u0451\u0442.txt"}, []),
         ({"text": "\u043f\u0435\u0440\u0435\u0437\u0430\u043f\u0443\u0441\u0442\u0438 web"}, []),
-        ({"text": "Slack\u3067\u901a\u77e5, caf\u00e9, na\u00efve, m\u00b2, Stra\u00dfe, kap\u0131"}, []),
+        ({"text": "Slack\u3067\u901a\u77e5, caf\u00e9, na\u00efve, m\u00b2, Stra\u00dfe"}, []),
+        ({"text": "kap\u0131, 1\u00aa, n\u00ba 3"}, []),
         ({}, []),
     ],
 )
