@@ -43,7 +43,7 @@ async def test_two_worker_processes_answer_every_message_once_and_in_order(dsn: 
 
 
 async def _all_final(floor: Floor) -> None:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(240):
         while await floor.sql("SELECT 1 FROM turns WHERE finished_at IS NULL LIMIT 1"):
             await asyncio.sleep(0.1)
         while await floor.sql("SELECT 1 FROM procrastinate_jobs WHERE task_name = 'advance' LIMIT 1"):

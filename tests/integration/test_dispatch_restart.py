@@ -59,7 +59,7 @@ def own_server() -> Iterator[OwnServer]:
 
 async def send(floor: Floor, session_id: UUID, text: str) -> None:
     """Submit until it is stored, as a client with an idempotency key does."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while True:
             try:
                 await floor.service.submit_message(session_id, text, by=ADMIN, event_key=f"{session_id}/{text}")
@@ -107,7 +107,7 @@ async def test_every_message_is_answered_once_across_a_restart_of_the_database(
 
 
 async def _all_final(floor: Floor) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while True:
             try:
                 if not await floor.sql("SELECT 1 FROM turns WHERE finished_at IS NULL LIMIT 1"):

@@ -68,7 +68,7 @@ async def seen(floor: Floor, statement: str, *args: Any) -> None:
 
 
 async def no_jobs(floor: Floor) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while await floor.sql("SELECT 1 FROM procrastinate_jobs WHERE task_name = 'advance' LIMIT 1"):
             await asyncio.sleep(0.02)
 
