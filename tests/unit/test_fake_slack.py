@@ -587,9 +587,9 @@ async def test_an_uninstalled_app_hears_of_it_and_is_locked_out(slack: FakeSlack
     app = a_bolt(slack)
     client = client_of(slack)
     async with over_sockets(slack, app):
+        slack.ack_timeout_s, slack.retry_delays_s = 0.2, ()
         await slack.say(ALICE, "warm up", mention=False)
         await slack.settled()
-        slack.ack_timeout_s, slack.retry_delays_s = 0.2, ()
         await slack.uninstall()
         await slack.until(lambda: len(slack.acks) + len(slack.failures) >= 3, what="both events")
     assert (await refusal(client.chat_postMessage(channel=OPS, text="x")))["error"] == "account_inactive"
