@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from uuid import UUID
-
-from langchain_core.messages import BaseMessage
 
 from agent.clock import Clock
 from agent.types import Principal
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Run:
     turn_id: UUID
     epoch: int
     requester: Principal
-    history: list[BaseMessage] | None = None
+    history: "list[BaseMessage] | None" = None
     """What was said before this turn, once the model has needed it."""
     clock: Clock = field(default_factory=Clock)
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -1,13 +1,14 @@
 """The transcript: what was said, complete and append-only; and the window of it that the model sees."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
-
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from agent.types import Message
 from db import queries
 from db.database import Tx
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
 
 sql = queries.load("transcript")
 
@@ -85,7 +86,7 @@ async def unanswered(tx: Tx, session_id: UUID, turn_id: UUID) -> list[dict[str, 
     return [call for row in rows for call in row["tool_calls"] or [] if call["id"] not in answered]
 
 
-async def window(tx: Tx, session_id: UUID, *, before: UUID, tokens: int) -> list[BaseMessage]:
+async def window(tx: Tx, session_id: UUID, *, before: UUID, tokens: int) -> "list[BaseMessage]":
     """Return the newest messages before a turn's own that fit the budget, oldest first, from a user's message on."""
     taken: list[Any] = []
     for row in await tx.fetch(sql.window, session_id, before, _WINDOW_ROWS):
@@ -98,7 +99,10 @@ async def window(tx: Tx, session_id: UUID, *, before: UUID, tokens: int) -> list
     return [_message(row) for row in taken[start:]]
 
 
-def _message(row: Any) -> BaseMessage:
+def _message(row: Any) -> "BaseMessage":
+    # Only who runs turns pays for LangChain's memory.
+    from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
     if row["role"] == "user":
         return HumanMessage(row["content"])
     if row["role"] == "tool":

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import procrastinate
@@ -10,8 +11,10 @@ import structlog
 from procrastinate.exceptions import ConnectorException
 
 from db import queries
-from db.checkpoints import Pool
 from db.database import Database, Tx
+
+if TYPE_CHECKING:
+    from db.checkpoints import Pool
 
 log = structlog.get_logger()
 sql = queries.load("dispatch")
@@ -34,7 +37,7 @@ async def wake(tx: Tx, session_id: UUID) -> None:
 class Worker:
     """Runs `advance(session_id)` for woken threads, at most one at a time for each."""
 
-    def __init__(self, pool: Pool, advance: Advance, *, concurrency: int, grace_s: float = GRACE_S) -> None:
+    def __init__(self, pool: "Pool", advance: Advance, *, concurrency: int, grace_s: float = GRACE_S) -> None:
         self._pool = pool
         self._concurrency = concurrency
         self._grace_s = min(grace_s, GRACE_S)

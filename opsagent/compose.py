@@ -2,35 +2,35 @@
 
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
-from langchain_core.language_models import BaseChatModel
 
 from agent.endings import Endings
 from agent.events import Hub
-from agent.graph.nodes import Nodes
 from agent.house import House
 from agent.identities import Identities
 from agent.ports import Courier, GroupDirectory, ProfileDirectory
-from agent.previews import Previews
-from agent.questions.asking import Asking
-from agent.reminders import Reminders
 from agent.run import Limits
 from agent.sealing import Sealer
 from agent.service import AgentService
 from agent.throttle import Throttle
 from agent.tokens import Signer
-from agent.toolcalls import ToolCalls
 from agent.tools.base import ToolSource
 from agent.tools.mcp import Keeping, McpManager, McpServerConfig
 from agent.tools.publishing import Followed, Publisher
 from agent.tools.registry import Registry
-from agent.worker import Sweeps, TurnWorker
-from db.checkpoints import Pool, make_pool
 from db.database import Database
-from db.dispatch import Worker
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+    from agent.previews import Previews
+    from agent.worker import Sweeps, TurnWorker
+    from db.dispatch import Worker
+    from opsagent.working import Work
 
 log = structlog.get_logger()
 
@@ -44,10 +44,30 @@ class Core:
     registry: Registry
     publisher: Publisher
     service: AgentService
-    turns: TurnWorker
-    worker: Worker
-    sweeps: Sweeps
-    previews: Previews
+    work: "Work | None"
+    """None: this process runs no turns."""
+
+    @property
+    def turns(self) -> "TurnWorker":
+        return self._work.turns
+
+    @property
+    def worker(self) -> "Worker":
+        return self._work.worker
+
+    @property
+    def sweeps(self) -> "Sweeps":
+        return self._work.sweeps
+
+    @property
+    def previews(self) -> "Previews":
+        return self._work.previews
+
+    @property
+    def _work(self) -> "Work":
+        if self.work is None:
+            raise RuntimeError("This process runs no turns.")
+        return self.work
 
     async def follow_servers(self) -> None:
         """Have the registered MCP servers, before anything is tried."""
@@ -71,7 +91,7 @@ class Core:
 async def open_core(
     dsn: str,
     *,
-    model: BaseChatModel,
+    model: "BaseChatModel | None",
     sources: Sequence[ToolSource],
     approvers: tuple[str, ...] = (),
     limits: Limits | None = None,
@@ -92,14 +112,14 @@ async def open_core(
 ) -> AsyncGenerator[Core]:
     """Connect and build everything but the doors; nothing runs yet. Raises DatabaseUnreachable.
 
+    Without a `model` it runs no turns, and loads nothing of what they need.
     `mcp` is a source like the others, which also follows the servers that admins register.
     """
     limits = limits or Limits()
     database = database or Database(dsn, max_size=asyncpg_pool)
     await database.open()
-    pool: Pool = make_pool(dsn, max_size=psycopg_pool)
-    await pool.open()
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
         # Without a key (a script that only reads) tokens are signed, and secrets sealed, with one that nobody else has.
         keys = signing_keys or (secrets.token_hex(32),)
         hub, endings, sealer = Hub(database), Endings(database), Sealer(keys)
@@ -108,21 +128,26 @@ async def open_core(
         followed = Followed(database, sealer, mcp, file_servers, keeping.egress) if mcp else None
         publisher = Publisher(database, registry, followed)
         hub.on_tools_change = publisher.heard
-        # Half of the worker's places are never taken by threads that wait for answers.
-        asking = Asking(database, hub, limits, room=max(1, concurrency // 2), redact=redact)
-        calls = ToolCalls(database, registry, approvers=approvers, groups=groups, limits=limits, asking=asking)
-        nodes = Nodes(database, model, registry, calls, hub, limits)
-        turns = TurnWorker(
-            database,
-            pool,
-            nodes,
-            calls,
-            endings,
-            limits=limits,
-            profiles=profiles,
-            outsiders_may_chat=outsiders_may_chat,
-        )
-        hub.on_cancel = turns.cancel_requested
+        work = None
+        if model is not None:
+            from opsagent.working import open_work
+
+            working = open_work(
+                database,
+                hub,
+                endings,
+                registry,
+                model=model,
+                approvers=approvers,
+                limits=limits,
+                groups=groups,
+                profiles=profiles,
+                outsiders_may_chat=outsiders_may_chat,
+                redact=redact,
+                concurrency=concurrency,
+                psycopg_pool=psycopg_pool,
+            )
+            work = await stack.enter_async_context(working)
         identities = Identities()
         hub.on_user_change = identities.forget
         house = House(
@@ -148,11 +173,5 @@ async def open_core(
             registry=registry,
             publisher=publisher,
             service=AgentService(house),
-            turns=turns,
-            worker=Worker(pool, turns.advance, concurrency=concurrency),
-            sweeps=Sweeps(database, endings, Reminders(database, approvers)),
-            previews=Previews(database, registry),
+            work=work,
         )
-    finally:
-        await pool.close()
-        await database.close()

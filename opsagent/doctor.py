@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from agent.models.factory import build_model
 from agent.tools.registry import Registry
 from opsagent import parts
 from opsagent.config import Settings
@@ -44,9 +43,7 @@ async def _database(settings: Settings) -> str:
 
 
 async def _model(settings: Settings) -> str:
-    model = build_model(
-        api_key=settings.tongyi_api_key, model_name=settings.tongyi_model_name, base_url=settings.tongyi_base_url
-    )
+    model = parts.model_of(settings)
     try:
         return await parts.check_model(model)
     finally:

@@ -10,9 +10,6 @@ import asyncpg
 import structlog
 
 from agent import audit
-from agent.models.demo import DemoModel
-from agent.models.errors import ModelError, ModelKeyRejected
-from agent.models.factory import build_model, probe
 from agent.run import Limits
 from agent.tools.base import ToolSource
 from agent.tools.custom import CustomTools
@@ -138,10 +135,8 @@ def slack_parts(settings: Settings) -> SlackParts | None:
 async def open_product(
     settings: Settings, dsn: str, slack: SlackParts | None, *, tools: bool
 ) -> AsyncGenerator[tuple[Core, Any]]:
-    """The core with the model of these settings; `tools` says whether this process runs turns."""
-    model = build_model(
-        api_key=settings.tongyi_api_key, model_name=settings.tongyi_model_name, base_url=settings.tongyi_base_url
-    )
+    """The core, and the model of these settings where this process runs turns: `tools` says so."""
+    model = model_of(settings) if tools else None
     found = tool_parts(settings) if tools else None
     try:
         async with open_core(
@@ -168,11 +163,26 @@ async def open_product(
     except DatabaseUnreachable as error:
         raise CannotStart(str(error)) from error
     finally:
-        await model.aclose()
+        if model is not None:
+            await model.aclose()
+
+
+def model_of(settings: Settings) -> Any:
+    """Return the chat model of these settings."""
+    # LangChain is half the memory of a process: only who runs turns pays for it.
+    from agent.models.factory import build_model
+
+    return build_model(
+        api_key=settings.tongyi_api_key, model_name=settings.tongyi_model_name, base_url=settings.tongyi_base_url
+    )
 
 
 async def check_model(model: Any) -> str:
     """Return "ok" or what is wrong with the model now; raises CannotStart where the key is wrong."""
+    from agent.models.demo import DemoModel
+    from agent.models.errors import ModelError, ModelKeyRejected
+    from agent.models.factory import probe
+
     if isinstance(model, DemoModel):
         return "demo model: rules, not AI"
     try:
@@ -228,6 +238,7 @@ async def check_slack(settings: Settings) -> str:
     return "ok"
 
 
-def is_demo(model: Any) -> bool:
+def is_demo(settings: Settings) -> bool:
     """Return whether rules answer instead of a model."""
-    return isinstance(model, DemoModel)
+    key = settings.tongyi_api_key
+    return key is None or not key.get_secret_value().strip()

@@ -173,7 +173,7 @@ class Process:
         self._start("hub", core.hub.run())
         slack_door = SlackDoor(self._settings, core) if slack else None
         if listener:
-            self._serve(core, model, listener, slack_door.http_handler() if slack_door else None)
+            self._serve(core, listener, slack_door.http_handler() if slack_door else None)
         if slack_door and self._roles.serves and self._settings.slack_mode == "socket":
             self._start("socket", slack_door.socket())
         if slack_door and self._roles.works:
@@ -215,7 +215,7 @@ class Process:
             log.warning("tools.problem", source=name, problem=problem)
         self._start("checks", self._check_again())
         self._state.ready = True
-        self._announce(model)
+        self._announce()
 
     async def _check_again(self) -> None:
         """Look after Slack every minute, for /readyz: what was down at the start may be up by now."""
@@ -231,7 +231,7 @@ class Process:
     async def _check_slack(self) -> None:
         self._state.parts["slack"] = await parts.check_slack(self._settings)
 
-    def _serve(self, core: Core, model: Any, listener: socket.socket, slack_handler: Any) -> None:
+    def _serve(self, core: Core, listener: socket.socket, slack_handler: Any) -> None:
         settings = self._settings
         if settings.api_key is None:
             raise CannotStart("API_KEY is not set: set it to a long random value.")
@@ -246,7 +246,7 @@ class Process:
             readiness=self._state.readiness,
             tokens=self._tokens,
             slack_handler=slack_handler,
-            demo=parts.is_demo(model),
+            demo=parts.is_demo(settings),
             open_registration=settings.open_registration,
         )
         config = uvicorn.Config(
@@ -262,7 +262,7 @@ class Process:
         self._server = _Server(config)
         self._start("http", self._server.serve(sockets=[listener]))
 
-    def _announce(self, model: Any) -> None:
+    def _announce(self) -> None:
         settings = self._settings
         if not self._roles.serves:
             log.info("work.ready")
@@ -273,7 +273,7 @@ class Process:
         if not self._roles.alone:
             return
         print(f"\nopsagent is up at {url}", flush=True)
-        if parts.is_demo(model):
+        if parts.is_demo(settings):
             print("  A demo model answers: rules, not AI. Set TONGYI_API_KEY for a real one.", flush=True)
         if settings.slack_bot_token is None:
             print("  Slack is off: set SLACK_BOT_TOKEN and SLACK_APP_TOKEN to connect it.", flush=True)
@@ -298,7 +298,8 @@ class Process:
     async def _end(self, core: Core) -> None:
         """Take no more in, let turns reach their next checkpoint, deliver what is written, then let go."""
         self._state.ready = False
-        core.turns.drain()
+        if core.work:
+            core.turns.drain()
         if self._server:
             self._server.should_exit = True
         for names in (

@@ -30,7 +30,7 @@ async def chat(settings: Settings) -> int:
         await core.publish_once(alone=False)
         loops += [asyncio.create_task(loop) for loop in (core.worker.run(), core.sweeps.run(), core.previews.run())]
         try:
-            if parts.is_demo(model):
+            if parts.is_demo(settings):
                 print("A demo model answers: rules, not AI.")
             await _talk(core.service)
         finally:
