@@ -66,6 +66,12 @@ class PostgresStorage(Storage):
             await connection.execute(sql.drop_hits, key)
 
 
+async def drop_old(database: Database) -> None:
+    """Remove counters whose window is over: strangers can make as many as they think of names."""
+    async with database.connection() as connection:
+        await connection.execute(sql.drop_old_hits)
+
+
 class Throttle:
     """Counts what must not come too often."""
 

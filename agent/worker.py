@@ -12,7 +12,7 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 from langgraph.types import Overwrite
 
-from agent import sessions, transcript, turns, users
+from agent import sessions, throttle, transcript, turns, users
 from agent.approvals import store
 from agent.endings import Endings
 from agent.graph.build import build
@@ -328,6 +328,7 @@ class Sweeps:
             self._reminders.escalate,
             self._endings.expire_sessions,
             self._endings.expire_attachments,
+            lambda: throttle.drop_old(self._database),
         ]
         while True:
             for step in steps:

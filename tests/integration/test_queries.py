@@ -27,7 +27,7 @@ _SMALL = {
     "mcp_oauth_starts": "authorizations under way",
     "usergroups": "the groups that approvers are named by",
     "audit_head": "one row",
-    "rate_limits": "swept every few minutes",
+    "rate_limits": "swept once a window is over",
     "procrastinate_jobs": "only threads with work",
     "procrastinate_workers": "one a process",
 }

@@ -84,6 +84,18 @@ async def test_fifty_guesses_at_once_find_more_room_than_ten(floor: Floor) -> No
     assert await guess(PASSWORD) is TooMany
 
 
+async def test_guessing_at_names_without_end_leaves_nothing_behind(floor: Floor) -> None:
+    await floor.sql(
+        "INSERT INTO rate_limits (key, count, expires_at) SELECT 'name ' || n, 1, now() - interval '1 second'"
+        " FROM generate_series(1, 1500) n"
+    )
+    await floor.sql("INSERT INTO rate_limits (key, count, expires_at) VALUES ('fresh', 1, now() + interval '1 hour')")
+    async with asyncio.timeout(45):
+        while len(rows := await floor.sql("SELECT key FROM rate_limits")) > 1:
+            await asyncio.sleep(0.05)
+    assert [row["key"] for row in rows] == ["fresh"]
+
+
 async def test_many_right_logins_do_not_use_up_an_address(floor: Floor) -> None:
     await account(floor, "alice")
     for _ in range(3):
